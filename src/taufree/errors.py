@@ -1,0 +1,13 @@
+"""Errors that are the user's to mend: one clear line, no traceback on the command line."""
+
+
+class UserError(Exception):
+    """Bad input. The message is one sentence that says what is wrong and what to do."""
+
+
+class UnsupportedError(UserError, NotImplementedError):
+    """A calculation that this functional cannot do; the message names what works instead."""
+
+
+class WeightsError(UserError):
+    """Weights that are missing, corrupted, or made for another architecture or parent."""

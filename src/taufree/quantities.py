@@ -1,0 +1,45 @@
+"""The one record that flows from a host to the functional and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class GridDensity:
+    """Electron density on an integration grid; everything in atomic units.
+
+    ========= ======================= ============ =====================================
+    field     shape                   unit         meaning
+    ========= ======================= ============ =====================================
+    coords    (n_points, 3)           bohr         grid points r
+    weights   (n_points,)             bohr³        quadrature weights w
+    rho       (n_spin, n_points)      bohr⁻³       ρ (n_spin = 1) or ρ↑, ρ↓ (n_spin = 2)
+    grad_rho  (n_spin, n_points, 3)   bohr⁻⁴       ∇ρ of the same
+    centers   (n_centers, 3)          bohr         nuclei, where the tokens sit
+    lattice   (3, 3) or None          bohr         cell vectors as rows; None: a molecule
+    ========= ======================= ============ =====================================
+    """
+
+    coords: Tensor
+    weights: Tensor
+    rho: Tensor
+    grad_rho: Tensor
+    centers: Tensor
+    lattice: Tensor | None = None
+
+    @property
+    def n_spin(self) -> int:
+        return self.rho.shape[0]
+
+    def to(self, *args: torch.dtype | torch.device | str) -> GridDensity:
+        """The same record with every tensor moved or cast by ``Tensor.to``."""
+        fields = {
+            name: value.to(*args)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor)
+        }
+        return replace(self, **fields)
