@@ -1,18 +1,58 @@
-"""What can be calculated: named systems with geometry, charge, spin and basis."""
+"""What can be calculated: named systems with geometry, charge, spin, basis and external field.
+
+========== ==================================================================================
+kind       content
+========== ==================================================================================
+g2         the 162 atoms and molecules of ``ase.collections.g2``
+atoms      the neutral atoms up to Kr that g2 lacks, in their Hund ground states
+ions       closed-shell monatomic ions and small molecular ions (bound anions only)
+diatomics  diatomics at experimental bond lengths: the elements that g2 has few of, and K to Kr
+molecules  polyatomics of the same elements
+dimers     weakly bound dimers, none of them in the S22 set (that one is for evaluation)
+stretched  g2 molecules of the training split, all distances scaled
+fields     training molecules in a weak uniform electric field
+iterates   training molecules with their densities from the first guess on
+========== ==================================================================================
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.resources import files
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from ase import Atoms
 from ase.collections import g2
+from ase.data import atomic_numbers, chemical_symbols, ground_state_magnetic_moments
+from ase.formula import Formula
 from ase.units import Bohr
+
+KINDS = (
+    "g2", "atoms", "ions", "diatomics", "molecules", "dimers", "stretched", "fields", "iterates",
+)  # fmt: skip
+STRETCHED = (
+    "H2", "LiH", "CH4", "NH3", "H2O", "HF", "HCl", "N2", "O2", "F2", "CO2", "HCN", "SH2", "SiH4",
+    "PH3", "AlF3",
+)  # fmt: skip
+STRETCHES = (0.9, 1.15)
+IN_FIELD = ("H2", "LiH", "CH4", "NH3", "H2O", "HF", "HCl", "N2", "CO2", "HCN", "C2H6", "SiH4")
+FIELD = 0.01  # a.u.: a permanent dipole's field at some 5 bohr
+ITERATED = (
+    "H2", "LiH", "Li2", "CH3", "CH4", "NH2", "NH3", "OH", "H2O", "HF", "N2", "NO", "O2", "F2",
+    "CO2", "HCN", "C2H6", "CH3OCH3", "Si2", "SiH4", "PH3", "SH2", "SO2", "HCl",
+)  # fmt: skip
+DIFFUSE = "def2-tzvpd"  # anions and van der Waals tails
 
 
 @dataclass(frozen=True)
 class System:
-    """One calculation of the parent: positions in bohr, spin = N↑ − N↓."""
+    """One calculation of the parent: positions in bohr, spin = N↑ − N↓, field in atomic units."""
 
     name: str
     symbols: tuple[str, ...]
@@ -21,16 +61,106 @@ class System:
     spin: int = 0
     basis: str = "def2-tzvp"
     parent: str = "MS2"
+    kind: str = "g2"
+    field: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    iterates: bool = False
 
     @classmethod
-    def from_ase(cls, name: str, atoms: Atoms, **options: object) -> System:
+    def from_ase(cls, name: str, atoms: Atoms, **options: Any) -> System:
         """``spin`` defaults to the sum of the initial magnetic moments."""
-        positions = tuple(tuple(r) for r in (atoms.positions / Bohr).tolist())
-        spin = int(round(abs(np.sum(atoms.get_initial_magnetic_moments()))))
+        positions = tuple((x, y, z) for x, y, z in (atoms.positions / Bohr).tolist())
+        moments = atoms.get_initial_magnetic_moments()  # type: ignore[no-untyped-call]
+        spin = int(round(abs(np.sum(moments))))
         fields = {"spin": spin, **options}
-        return cls(name, tuple(atoms.get_chemical_symbols()), positions, **fields)
+        return cls(name, tuple(atoms.symbols), positions, **fields)
+
+    @property
+    def formula(self) -> str:
+        """Hill formula as ASE writes it, with the charge of an ion: ``CH2O``, ``Na+``, ``Mg+2``."""
+        formula = Formula.from_list(list(self.symbols)).format("hill")
+        if not self.charge:
+            return formula
+        size = str(abs(self.charge)) if abs(self.charge) > 1 else ""
+        return formula + ("+" if self.charge > 0 else "-") + size
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Atomic numbers."""
+        return tuple(atomic_numbers[symbol] for symbol in self.symbols)
+
+    @property
+    def n_electrons(self) -> int:
+        return sum(self.numbers) - self.charge
+
+
+@cache
+def registry() -> MappingProxyType[str, System]:
+    """Every system by its name, in the order of ``KINDS``."""
+    systems = [
+        *g2_systems(), *_atoms(), *_diatomics(), *_tabulated(), *_stretched(), *_in_fields(),
+        *_iterated(),
+    ]  # fmt: skip
+    systems.sort(key=lambda system: KINDS.index(system.kind))
+    by_name = {system.name: system for system in systems}
+    if len(by_name) < len(systems):
+        raise ValueError("two systems share a name")
+    return MappingProxyType(by_name)
 
 
 def g2_systems() -> list[System]:
-    """The 162 molecules and atoms of ``ase.collections.g2``."""
-    return [System.from_ase(name, g2[name]) for name in g2.names]
+    """List the 162 molecules and atoms of ``ase.collections.g2``."""
+    return [_g2(name) for name in g2.names]
+
+
+def _g2(name: str) -> System:
+    return System.from_ase(name, g2[name])
+
+
+def _atoms() -> Iterator[System]:
+    for z in range(1, 37):
+        symbol = chemical_symbols[z]
+        if symbol not in g2.names:
+            spin = int(ground_state_magnetic_moments[z])
+            yield System(symbol, (symbol,), ((0.0, 0.0, 0.0),), spin=spin, kind="atoms")
+
+
+def _diatomics() -> Iterator[System]:
+    table = files("taufree.data").joinpath("diatomics.csv").read_text("utf-8").splitlines()
+    for row in csv.DictReader(line for line in table if not line.startswith("#")):
+        bond = float(row["r_angstrom"]) / Bohr
+        positions = ((0.0, 0.0, 0.0), (0.0, 0.0, bond))
+        symbols = (row["first"], row["second"])
+        yield System(row["name"], symbols, positions, spin=int(row["spin"]), kind="diatomics")
+
+
+def _tabulated() -> Iterator[System]:
+    """Ions, polyatomics and dimers of ``geometries.json`` (in ångström there)."""
+    table = json.loads(files("taufree.data").joinpath("geometries.json").read_text("utf-8"))
+    for kind, entries in table.items():
+        for name, entry in entries.items():
+            charge = entry.get("charge", 0)
+            options: dict[str, Any] = {"charge": charge, "spin": entry.get("spin", 0)}
+            if charge < 0 or kind == "dimers":
+                options["basis"] = DIFFUSE
+            atoms = Atoms(entry["symbols"], entry["positions"])
+            yield System.from_ase(name, atoms, kind=kind, **options)
+
+
+def _stretched() -> Iterator[System]:
+    for name in STRETCHED:
+        for factor in STRETCHES:
+            atoms = g2[name].copy()
+            atoms.positions *= factor
+            yield System.from_ase(f"{name}@{factor}", atoms, kind="stretched")
+
+
+def _in_fields() -> Iterator[System]:
+    direction = np.array([0.36, 0.48, 0.80])  # along no bond or mirror plane of the g2 geometries
+    x, y, z = (FIELD * direction).tolist()
+    for name in IN_FIELD:
+        yield replace(_g2(name), name=f"{name}@field", kind="fields", field=(x, y, z))
+
+
+def _iterated() -> Iterator[System]:
+    for name in ITERATED:
+        yield replace(_g2(name), name=f"{name}@iterates", kind="iterates", iterates=True)

@@ -1,0 +1,46 @@
+"""Which systems train, which pick a checkpoint, and which are only ever tested.
+
+The split is by chemical formula (an ion's with its charge), so that isomers, spin states, stretched
+geometries and iterates of a formula stay together. ``splits.json`` was written by hand, for
+diversity, before any training, and does not change: the test formulas are the eight systems of the
+prototype (LiF CO S P2 PH2 CH C2H2 Na2) and others chosen among open shells, strained rings,
+aromatics, halides and main-group hydrides, with a few diatomics of the fourth period.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from importlib.resources import files
+from typing import Literal, cast
+
+from taufree.data.systems import System, registry
+from taufree.errors import UserError
+
+Split = Literal["train", "validation", "test"]
+
+
+@cache
+def _by_formula() -> dict[str, Split]:
+    text = files("taufree.data").joinpath("splits.json").read_text("utf-8")
+    splits: dict[str, list[str]] = json.loads(text)
+    return {f: cast(Split, split) for split, formulas in splits.items() for f in formulas}
+
+
+def split_of(formula: str) -> Split:
+    """Split of a formula, as `taufree.data.systems.System.formula` writes it.
+
+    Raises
+    ------
+    UserError
+        If the formula is in no split.
+    """
+    try:
+        return _by_formula()[formula]
+    except KeyError:
+        raise UserError(f"{formula} is in no split; add it to data/splits.json") from None
+
+
+def systems_of(split: Split) -> list[System]:
+    """All registered systems of a split."""
+    return [system for system in registry().values() if split_of(system.formula) == split]

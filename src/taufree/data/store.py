@@ -1,0 +1,285 @@
+"""Records on disk: one HDF5 file a system, and a manifest with their checksums.
+
+Layout of a file: attributes say what was calculated, by which versions, and how it went; datasets
+``positions`` (bohr) and ``numbers``; one group a density, named ``converged-2`` (density kind, grid
+level), with the arrays of `taufree.data.generate.grid_record`.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+import os
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from pyscf import dft
+from torch import Tensor
+
+from taufree.data.generate import ParentRecord
+from taufree.data.systems import System
+from taufree.errors import UserError
+from taufree.quantities import GridDensity
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class ReferenceDensity:
+    """A density of the parent and the parent's exchange at it.
+
+    ======== ================== ========================================================
+    field    shape              meaning (atomic units)
+    ======== ================== ========================================================
+    density  GridDensity        ρ (n_spin = 1) or ρ↑, ρ↓ (n_spin = 2) and gradients
+    tau      (n_spin, n_points) τ = ½ Σ|∇φ|² of the same channels
+    lapl     (n_spin, n_points) ∇²ρ of the same channels; None where it is not known
+    exc      (n_spin, n_points) e_x, energy per volume, of the unpolarized parent at n_spin·ρσ
+    vrho     (n_spin, n_points) ∂e_x/∂ρ there
+    vsigma   (n_spin, n_points) ∂e_x/∂σ there, σ = |n_spin ∇ρσ|²
+    vtau     (n_spin, n_points) ∂e_x/∂τ there
+    ======== ================== ========================================================
+
+    All tensors are float64. ``density_kind`` is ``converged``, ``initial``, ``cycle1``, ...;
+    ``e_tot`` is the parent's total energy of the converged density.
+    """
+
+    density: GridDensity
+    tau: Tensor
+    lapl: Tensor | None
+    exc: Tensor
+    vrho: Tensor
+    vsigma: Tensor
+    vtau: Tensor
+    name: str
+    formula: str
+    kind: str
+    parent: str
+    numbers: tuple[int, ...]
+    charge: int
+    spin: int
+    grid_level: int
+    density_kind: str
+    e_tot: float
+
+    @property
+    def n_electrons(self) -> int:
+        return sum(self.numbers) - self.charge
+
+    @property
+    def e_x(self) -> Tensor:
+        """The parent's exchange energy E_x = ½ Σσ ∫ e_x[2ρσ], or ∫ e_x[ρ] for a closed shell."""
+        return (self.exc @ self.density.weights).sum() / self.density.n_spin
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the manifest. ``status`` is ``done`` or ``failed``, then with a ``reason``."""
+
+    name: str
+    formula: str
+    kind: str
+    digest: str
+    status: str
+    reason: str = ""
+    file: str = ""
+    sha256: str = ""
+    e_tot: float | None = None
+
+
+def digest(system: System, levels: Iterable[int]) -> str:
+    """Checksum of all that defines a record; a file with another digest is out of date."""
+    definition = {"schema": SCHEMA, "levels": list(levels), **asdict(system)}
+    return hashlib.sha256(json.dumps(definition).encode()).hexdigest()
+
+
+def file_of(system: System) -> str:
+    """File name of a system; the kind tells CO and Co apart where case does not count."""
+    return f"{system.kind}_{system.name}.h5"
+
+
+def write_record(folder: Path, record: ParentRecord, digest: str) -> Entry:
+    """Write one system's file atomically; ``digest`` is that of the calculation it holds.
+
+    Raises
+    ------
+    UserError
+        If the file cannot be written, for example because the disk is full.
+    """
+    system = record.system
+    image = io.BytesIO()  # written by HDF5 itself, a file on a full disk would stay behind broken
+    with h5py.File(image, "w") as file:
+        file.attrs.update(_provenance())
+        for key in ("name", "kind", "formula", "parent", "basis", "charge", "spin", "field"):
+            file.attrs[key] = getattr(system, key)
+        file.attrs.update(
+            schema=SCHEMA, digest=digest, e_tot=record.e_tot, cycles=record.cycles, converged=True
+        )
+        file["positions"] = np.array(system.positions)
+        file["numbers"] = system.numbers
+        for (density_kind, level), arrays in record.densities.items():
+            group = file.create_group(f"{density_kind}-{level}")
+            group.attrs.update(density_kind=density_kind, grid_level=level)
+            for key, values in arrays.items():
+                group[key] = values
+    path = folder / file_of(system)
+    write_atomic(path, image.getvalue())
+    return read_entry(path)
+
+
+def _provenance() -> dict[str, str]:
+    return {
+        "taufree_version": version("taufree"),
+        "pyscf_version": version("pyscf"),
+        "libxc_version": str(dft.libxc.__version__),
+    }
+
+
+def read_entry(path: Path) -> Entry:
+    """Read from a finished file its line of the manifest.
+
+    Raises
+    ------
+    UserError
+        If the file is not a record of this version's schema.
+    """
+    content = path.read_bytes()
+    with _open(content, path) as file:
+        attrs = file.attrs
+        text = {key: str(attrs[key]) for key in ("name", "formula", "kind", "digest")}
+        e_tot = float(attrs["e_tot"])
+    checksum = hashlib.sha256(content).hexdigest()
+    return Entry(**text, status="done", file=path.name, sha256=checksum, e_tot=e_tot)
+
+
+def load_record(
+    path: Path,
+    levels: Collection[int] | None = None,
+    density_kinds: Collection[str] | None = None,
+    sha256: str | None = None,
+) -> list[ReferenceDensity]:
+    """Every density of one system's file, or those of some grid levels and density kinds.
+
+    Raises
+    ------
+    UserError
+        If the file is missing, unreadable, of another schema, or its checksum is not ``sha256``.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; run `taufree data build` again") from error
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+        raise UserError(f"{path}: does not match its checksum; run `taufree data build` again")
+    with _open(content, path) as file:
+        return [
+            _reference(file, group)
+            for group in file.values()
+            if isinstance(group, h5py.Group)
+            and (levels is None or group.attrs["grid_level"] in levels)
+            and (density_kinds is None or group.attrs["density_kind"] in density_kinds)
+        ]
+
+
+def _open(content: bytes, path: Path) -> h5py.File:
+    try:
+        file = h5py.File(io.BytesIO(content), "r")
+    except OSError as error:
+        raise UserError(f"{path}: not a readable HDF5 file; delete it and build again") from error
+    if file.attrs.get("schema") != SCHEMA:
+        raise UserError(f"{path}: not a record of schema {SCHEMA}; delete it and build again")
+    return file
+
+
+def _reference(file: h5py.File, group: h5py.Group) -> ReferenceDensity:
+    tensors = {key: torch.from_numpy(values[()]) for key, values in group.items()}
+    centers = torch.from_numpy(file["positions"][()])
+    grid = {key: tensors.pop(key) for key in ("coords", "weights", "rho", "grad_rho")}
+    attrs = file.attrs
+    return ReferenceDensity(
+        density=GridDensity(**grid, centers=centers),
+        **tensors,
+        name=str(attrs["name"]),
+        formula=str(attrs["formula"]),
+        kind=str(attrs["kind"]),
+        parent=str(attrs["parent"]),
+        numbers=tuple(int(z) for z in file["numbers"]),
+        charge=int(attrs["charge"]),
+        spin=int(attrs["spin"]),
+        grid_level=int(group.attrs["grid_level"]),
+        density_kind=str(group.attrs["density_kind"]),
+        e_tot=float(attrs["e_tot"]),
+    )
+
+
+def iter_records(
+    folder: Path,
+    names: Collection[str] | None = None,
+    levels: Collection[int] | None = None,
+    density_kinds: Collection[str] | None = None,
+) -> Iterator[ReferenceDensity]:
+    """Densities of all finished systems (or of ``names``) in the manifest, checksums verified."""
+    for entry in read_manifest(folder).values():
+        if entry.status == "done" and (names is None or entry.name in names):
+            yield from load_record(folder / entry.file, levels, density_kinds, entry.sha256)
+
+
+def is_intact(folder: Path, entry: Entry) -> bool:
+    """Whether the file of a finished entry is there and matches its checksum."""
+    path = folder / entry.file
+    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == entry.sha256
+
+
+def read_manifest(folder: Path) -> dict[str, Entry]:
+    """Manifest entries by system name; empty if there is no manifest yet."""
+    path = folder / MANIFEST
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        return {line["name"]: Entry(**line) for line in content["systems"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a manifest; delete it and build again") from error
+
+
+def write_manifest(folder: Path, entries: dict[str, Entry]) -> None:
+    """Replace the manifest, in one step, by ``entries`` ordered by name."""
+    lines = [asdict(entry) for _, entry in sorted(entries.items())]
+    content = {"schema": SCHEMA, "checksum": manifest_checksum(entries), "systems": lines}
+    write_atomic(folder / MANIFEST, json.dumps(content, indent=1).encode())
+
+
+def manifest_checksum(entries: dict[str, Entry]) -> str:
+    """SHA-256 over names and checksums of the finished systems: names a data set."""
+    done = sorted((e.name, e.sha256) for e in entries.values() if e.status == "done")
+    return hashlib.sha256(json.dumps(done).encode()).hexdigest()
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file wholly or not at all.
+
+    Raises
+    ------
+    UserError
+        If it cannot be written; no temporary file is left.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        why = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
+        raise UserError(f"cannot write {path}: {why}; make room there and run it again") from error
+    finally:
+        temporary.unlink(missing_ok=True)
