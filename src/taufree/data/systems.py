@@ -69,8 +69,7 @@ class System:
     def from_ase(cls, name: str, atoms: Atoms, **options: Any) -> System:
         """``spin`` defaults to the sum of the initial magnetic moments."""
         positions = tuple((x, y, z) for x, y, z in (atoms.positions / Bohr).tolist())
-        moments = atoms.get_initial_magnetic_moments()  # type: ignore[no-untyped-call]
-        spin = int(round(abs(np.sum(moments))))
+        spin = round(abs(float(np.sum(atoms.get_initial_magnetic_moments()))))
         fields = {"spin": spin, **options}
         return cls(name, tuple(atoms.symbols), positions, **fields)
 
