@@ -1,0 +1,88 @@
+"""The command line: options in, one function of the package called, a table and JSON out.
+
+Heavy imports stand inside the commands, so that ``taufree --help`` is quick.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from taufree.console import Report, reported, stderr
+
+AGAIN = "Nothing was written; the same command starts again."
+
+app = typer.Typer(
+    help="Deorbitalized meta-GGA functionals: density in, energy out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Json = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Write the result to FILE as JSON.")
+]
+Model = Annotated[str, typer.Option(help="A bundled model, or the path of one.")]
+
+
+@app.command()
+@reported(resume=AGAIN)
+def run(
+    file: Annotated[Path, typer.Argument(help="Structure: xyz, extxyz, ... (of frames the last).")],
+    basis: Annotated[str, typer.Option(help="Gaussian basis, by PySCF's name.")] = "def2-tzvp",
+    charge: Annotated[int, typer.Option(help="Total charge.")] = 0,
+    spin: Annotated[int, typer.Option(help="2S: the number of unpaired electrons.")] = 0,
+    model: Model = "ms2",
+    potential: Annotated[
+        Literal["ks", "gks"],
+        typer.Option(help="Full functional derivative, or the parent's at frozen τ."),
+    ] = "ks",
+    parent: Annotated[bool, typer.Option("--parent", help="Run the parent beside it.")] = False,
+    grid_level: Annotated[int, typer.Option(min=0, max=9, help="PySCF's grid level.")] = 3,
+    density_fit: Annotated[bool, typer.Option(help="Fit the density for the Coulomb part.")] = True,
+    max_memory: Annotated[
+        int | None, typer.Option(min=1, help="Memory to keep within, MB.")
+    ] = None,
+    json: Json = None,
+) -> Report:
+    """Self-consistent energy of a structure, and with --parent the difference to the parent's."""
+    from taufree.hosts import single_point
+
+    settings = single_point.Settings(
+        basis=basis,
+        charge=charge,
+        spin=spin,
+        model=model,
+        potential=potential,
+        grid_level=grid_level,
+        density_fit=density_fit,
+        max_memory=max_memory,
+    )
+    on_cycle = _print_cycle if stderr.is_terminal else None
+    result = single_point.single_point(file, settings, parent=parent, on_cycle=on_cycle)
+    return Report(result, single_point.table(result), single_point.unconverged(result))
+
+
+def _print_cycle(functional: str, cycle: int, energy: float) -> None:
+    stderr.print(f"{functional:13}  cycle {cycle:3}  {energy:18.8f} hartree")
+
+
+@app.command()
+@reported(resume=AGAIN)
+def info(json: Json = None) -> Report:
+    """Versions, bundled models with their measured errors, threads and device."""
+    from taufree import about
+
+    result = about.about()
+    return Report(result, about.table(result))
+
+
+def main() -> None:
+    """Entry point of the ``taufree`` command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""How every command ends: a table, a JSON file, or one line that says what went wrong."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from taufree.errors import UserError
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells do
+stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a command hands back: a JSON-able result, its table, and why it failed all the same."""
+
+    result: dict[str, Any]
+    table: Table
+    failure: str | None = None
+
+
+def reported(resume: str) -> Callable[[Callable[..., Report]], Callable[..., None]]:
+    """Turn a function that returns a `Report` into a command that ends as every command does.
+
+    The table goes to standard output and the result to the file of the ``json`` option. Bad input,
+    trouble with files and Ctrl-C give one line on standard error and a non-zero exit status.
+
+    Parameters
+    ----------
+    resume : str
+        What Ctrl-C tells the user about what is kept and how to go on.
+    """
+
+    def decorate(command: Callable[..., Report]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def run(*args: Any, json: Path | None = None, **options: Any) -> None:
+            try:
+                if json:
+                    refuse_unwritable(json)
+                report = command(*args, json=json, **options)
+                if json:
+                    write_json(json, report.result)
+            except KeyboardInterrupt:
+                fail(f"interrupted. {resume}", INTERRUPTED)
+            except UserError as error:
+                fail(str(error))
+            except OSError as error:
+                fail(_describe(error))
+            except MemoryError:
+                fail("out of memory: use a smaller --basis or --grid-level, or free memory.")
+            Console(width=None if Console().is_terminal else 120).print(report.table)
+            if report.failure:
+                fail(report.failure)
+
+        return run
+
+    return decorate
+
+
+def fail(message: str, status: int = 1) -> NoReturn:
+    """Print one line on standard error and exit."""
+    stderr.print(f"taufree: {' '.join(message.split())}", markup=False)
+    raise typer.Exit(status)
+
+
+def _describe(error: OSError) -> str:
+    what = os.strerror(error.errno) if error.errno else str(error)
+    where = f"{error.filename}: " if error.filename else ""
+    hint = "; free some space and run the command again" if error.errno == errno.ENOSPC else ""
+    return f"{where}{what}{hint}."
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Say before a long calculation, not after it, that its result cannot be written.
+
+    Raises
+    ------
+    UserError
+        The path is no regular file, or its folder is missing or write-protected.
+    """
+    if (path.exists() and not path.is_file()) or path.is_relative_to("/dev"):
+        raise UserError(f"--json {path} is a folder or a device: give the path of a file.")
+    if not path.resolve().parent.is_dir():
+        raise UserError(f"--json {path}: the folder {path.parent} is missing: make it first.")
+    if not os.access(path if path.exists() else path.resolve().parent, os.W_OK):
+        raise UserError(f"--json {path} cannot be written: choose a place that is yours.")
+
+
+def write_json(path: Path, result: Mapping[str, Any]) -> None:
+    """Write the whole file or, when that fails, nothing; NaN and infinity become null."""
+    text = json.dumps(_plain(result), indent=2, allow_nan=False) + "\n"
+    path = path.resolve()
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("x", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _plain(value: Any) -> Any:
+    """Numbers, strings, lists and dictionaries only: JSON knows neither NumPy nor NaN."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):  # NumPy and PyTorch
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,138 @@
+"""From a structure file to ASE atoms, and from those to a PySCF molecule; bad input is refused."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.geometry import get_distances
+from ase.io import read
+from pyscf import gto
+
+from taufree.errors import UserError
+
+SHORTEST_DISTANCE_ANGSTROM = 0.3  # H2 has 0.74; anything shorter is a slip in the file
+
+
+def read_structure(path: Path) -> Atoms:
+    """Read a structure file (xyz, extxyz, cif, POSCAR, ...); of several frames the last.
+
+    Raises
+    ------
+    UserError
+        Not a file, not a structure, no atoms in it, or two atoms in one place.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} is not a file: give the path of a structure, such as an xyz file.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            atoms = read(path, index=-1, do_not_split_by_at_sign=True)
+    except Exception as error:  # ASE's readers raise whatever the file makes them stumble over
+        if isinstance(error, OSError) and error.errno:  # no permission, a broken disk
+            raise
+        reason = f" ({error})" if str(error).strip() else ""
+        raise UserError(
+            f"{path} cannot be read as a structure{reason}: "
+            "check the element symbols and the format (xyz, extxyz, cif, POSCAR, ...)."
+        ) from error
+    assert isinstance(atoms, Atoms)  # with one index ASE gives one frame
+    if len(atoms) == 0:
+        raise UserError(f"{path} holds no atoms: check how the file was written.")
+    if (atoms.numbers == 0).any():
+        raise UserError(f"{path} holds the dummy atom X: remove it, or name the element.")
+    _refuse_impossible_positions(atoms, path)
+    return atoms
+
+
+def _refuse_impossible_positions(atoms: Atoms, path: Path) -> None:
+    if not np.isfinite(atoms.positions).all():
+        raise UserError(f"{path} holds a position that is not a finite number: check the file.")
+    distances = get_distances(atoms.positions, cell=atoms.cell, pbc=atoms.pbc)[1]
+    np.fill_diagonal(distances, np.inf)
+    i, j = np.unravel_index(distances.argmin(), distances.shape)
+    if distances[i, j] < SHORTEST_DISTANCE_ANGSTROM:
+        raise UserError(
+            f"{path}: atoms {i + 1} and {j + 1} are {distances[i, j]:.2f} Å apart: "
+            "check that the positions are in ångström and that no atom stands twice."
+        )
+
+
+def molecule(atoms: Atoms, basis: str, charge: int = 0, spin: int = 0) -> gto.Mole:
+    """PySCF's molecule, with the effective core potentials that belong to the basis.
+
+    Parameters
+    ----------
+    atoms : Atoms
+        Positions in ångström; the cell is ignored.
+    basis : str
+        A basis that PySCF has, or the path of one in NWChem's format.
+    charge, spin : int
+        Total charge, and 2S = N↑ − N↓.
+
+    Raises
+    ------
+    UserError
+        The basis lacks an element, or the electrons cannot have this charge and spin.
+    """
+    symbols = atoms.get_chemical_symbols()
+    core_potentials = _core_potentials(set(symbols), basis)
+    n_core = sum(core_potentials[s][0] for s in symbols if s in core_potentials)
+    n_electrons = int(atoms.numbers.sum()) - n_core - charge
+    _refuse_impossible_electrons(n_electrons, charge, spin)
+    mol = gto.M(
+        atom=list(zip(symbols, atoms.positions.tolist(), strict=True)),
+        unit="Angstrom",
+        basis=basis,  # by name, so that density fitting finds the auxiliary basis made for it
+        ecp=core_potentials,
+        charge=charge,
+        spin=spin,
+        verbose=0,
+    )
+    if max(mol.nelec) > mol.nao:
+        raise UserError(
+            f"basis {basis!r} has {mol.nao} orbitals for {max(mol.nelec)} electrons of one spin: "
+            "choose a larger --basis, or check --charge and --spin."
+        )
+    return mol
+
+
+def _core_potentials(symbols: set[str], basis: str) -> dict[str, Any]:
+    """Effective core potentials that come with the basis; all elements must be in the basis."""
+    core_potentials = {}
+    for symbol in sorted(symbols):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                gto.basis.load(basis, symbol)
+            except Exception as error:  # BasisNotFoundError, or what a bad basis file runs into
+                raise UserError(
+                    f"no basis {basis!r} for {symbol}: choose --basis among PySCF's "
+                    "(def2-svp, def2-tzvp and def2-qzvp cover most elements to Rn)."
+                ) from error
+            try:
+                core_potential = gto.basis.load_ecp(basis, symbol)
+            except RuntimeError:  # a basis that comes without any
+                continue
+        if core_potential:
+            core_potentials[symbol] = core_potential
+    return core_potentials
+
+
+def _refuse_impossible_electrons(n_electrons: int, charge: int, spin: int) -> None:
+    if n_electrons < 1:
+        raise UserError(f"charge {charge} leaves no electrons: check --charge.")
+    if spin < 0 or spin > n_electrons:
+        raise UserError(
+            f"{n_electrons} electrons cannot have 2S = {spin}: --spin is N↑ − N↓, "
+            f"between 0 and {n_electrons}."
+        )
+    if (n_electrons - spin) % 2:
+        parity = "an odd number (1 for a doublet)" if n_electrons % 2 else "even (0 for a singlet)"
+        raise UserError(
+            f"{n_electrons} electrons (charge {charge}) cannot have 2S = {spin}: "
+            f"--spin must be {parity}, or --charge is wrong."
+        )

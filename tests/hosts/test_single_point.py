@@ -1,0 +1,164 @@
+"""What `taufree run` does, with PBE standing in for the network: the host has tests of its own."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from ase.io import write
+from pyscf import dft, gto
+
+import taufree
+from taufree.errors import UnsupportedError, UserError
+from taufree.hosts.single_point import Settings, mean_field, single_point, table, unconverged
+from taufree.hosts.structures import molecule, read_structure
+
+SCF_CONVERGENCE = 1e-8  # hartree; PySCF's conv_tol is 1e-9
+SMALL = Settings(basis="sto-3g", grid_level=0)
+KEYS = {"energy_hartree", "converged", "cycles", "model", "potential", "n_atoms", "wall_s"}
+
+
+@pytest.fixture
+def pbe_stands_in(monkeypatch):
+    def deorbitalize(mf, model, potential):
+        mf.xc = "PBE"
+        return mf
+
+    card = SimpleNamespace(config=SimpleNamespace(parent="ms2"))
+    monkeypatch.setattr(taufree, "deorbitalize", deorbitalize, raising=False)
+    monkeypatch.setattr(taufree, "load_model", lambda name: card, raising=False)
+
+
+@pytest.fixture
+def hydrogen(tmp_path):
+    path = tmp_path / "h2.xyz"
+    write(path, Atoms("H2", [(0, 0, 0), (0, 0, 0.74)]))
+    return path
+
+
+@pytest.mark.usefixtures("pbe_stands_in")
+@pytest.mark.parametrize("density_fit", [True, False])
+def test_both_functionals_are_what_pyscf_gives(hydrogen, density_fit):
+    settings = Settings(basis="sto-3g", grid_level=0, density_fit=density_fit)
+    result = single_point(hydrogen, settings, parent=True)
+    mol = gto.M(atom="H 0 0 0; H 0 0 0.74", basis="sto-3g", verbose=0)
+    for xc, run in (("PBE", result), ("MS2", result["parent"])):
+        mf = dft.RKS(mol, xc=xc)
+        mf = mf.density_fit() if density_fit else mf
+        mf.grids.level = 0
+        assert run["energy_hartree"] == pytest.approx(mf.kernel(), abs=SCF_CONVERGENCE)
+        assert run["cycles"] == mf.cycles
+    assert set(result) == KEYS | {"parent"}
+    assert set(result["parent"]) == KEYS
+    assert result["model"] == "ms2" and result["parent"]["model"] == "MS2"
+    assert result["n_atoms"] == 2 and result["converged"] and result["wall_s"] > 0
+
+
+@pytest.mark.usefixtures("pbe_stands_in")
+def test_progress_is_reported_for_each_cycle_of_each_functional(hydrogen):
+    seen = []
+    result = single_point(hydrogen, SMALL, parent=True, on_cycle=lambda *c: seen.append(c))
+    for name, run in (("deorbitalized", result), ("parent", result["parent"])):
+        cycles = [c for c in seen if c[0] == name]
+        assert [n for _, n, _ in cycles] == list(range(1, len(cycles) + 1))
+        assert cycles[-1][2] == pytest.approx(run["energy_hartree"], abs=1e-6)
+
+
+def test_unpaired_electrons_make_it_unrestricted(tmp_path):
+    oxygen = Atoms("O2", [(0, 0, 0), (0, 0, 1.21)])
+    assert isinstance(mean_field(oxygen, SMALL), dft.rks.RKS)
+    triplet = mean_field(oxygen, Settings(basis="sto-3g", spin=2, max_memory=500))
+    assert isinstance(triplet, dft.uks.UKS)
+    assert triplet.mol.nelec == (9, 7)
+    assert triplet.mol.max_memory == triplet.max_memory == 500
+    assert triplet.grids.level == 3
+
+
+def test_periodic_structures_are_refused(tmp_path):
+    write(tmp_path / "si.cif", bulk("Si"))
+    with pytest.raises(UnsupportedError, match="molecule"):
+        mean_field(read_structure(tmp_path / "si.cif"), SMALL)
+
+
+def test_last_frame_of_several(tmp_path):
+    frames = [Atoms("H2", [(0, 0, 0), (0, 0, d)]) for d in (0.7, 0.8, 0.9)]
+    write(tmp_path / "path.xyz", frames)
+    assert read_structure(tmp_path / "path.xyz").positions[1, 2] == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "cannot be read"),
+        ("not a structure\n", "cannot be read"),
+        ("2\ncut off\nH 0 0 0\n", "cannot be read"),
+        ("1\n\nXx 0 0 0\n", "cannot be read"),
+        ("1\n\nX 0 0 0\n", "dummy"),
+        ("0\n\n", "no atoms"),
+        ("1\n\nH 0 0 nan\n", "not a finite number"),
+        ("3\n\nO 0 0 0\nH 0 0 1\nH 0 0 1\n", "atoms 2 and 3 are 0.00 Å apart"),
+    ],
+)
+def test_bad_structures_are_refused(tmp_path, text, message):
+    path = tmp_path / "bad.xyz"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_structure(path)
+
+
+def test_missing_file_is_refused(tmp_path):
+    with pytest.raises(UserError, match="is not a file"):
+        read_structure(tmp_path / "none.xyz")
+
+
+@pytest.mark.parametrize(
+    ("symbol", "options", "message"),
+    [
+        ("N", {"basis": "def2-svp"}, "7 electrons .* odd"),
+        ("O", {"basis": "def2-svp", "spin": 1}, "even"),
+        ("O", {"basis": "def2-svp", "spin": -2}, "N↑ − N↓"),
+        ("O", {"basis": "def2-svp", "spin": 10}, "between 0 and 8"),
+        ("O", {"basis": "def2-svp", "charge": 8}, "no electrons"),
+        ("O", {"basis": "nonsense"}, "no basis 'nonsense' for O"),
+        ("U", {"basis": "def2-svp"}, "no basis 'def2-svp' for U"),
+        ("He", {"basis": "sto-3g", "charge": -1, "spin": 3}, "larger --basis"),
+    ],
+)
+def test_impossible_molecules_are_refused(symbol, options, message):
+    with pytest.raises(UserError, match=message):
+        molecule(Atoms(symbol), **options)
+
+
+def test_heavy_elements_get_the_core_potential_of_their_basis():
+    # def2-ECP of iodine: 28 core electrons (F. Weigend, R. Ahlrichs, doi:10.1039/b508541a)
+    mol = molecule(Atoms("HI", [(0, 0, 0), (0, 0, 1.61)]), "def2-svp")
+    np.testing.assert_array_equal(mol.atom_charges(), [1, 53 - 28])
+    assert molecule(Atoms("O"), "6-31g", spin=2).nelectron == 8
+
+
+def run_of(energy, converged=True):
+    return {
+        "energy_hartree": energy,
+        "converged": converged,
+        "cycles": 50,
+        "model": "ms2",
+        "potential": "ks",
+        "n_atoms": 2,
+        "wall_s": 2.0,
+    }
+
+
+def test_table_states_the_difference_per_atom():
+    shown = table({**run_of(-1.0), "parent": {**run_of(-1.002), "wall_s": 5.0}})
+    # 2 mHa over 2 atoms; 1 hartree = 627.509 kcal/mol
+    assert shown.caption == "difference +2.00 mHa, +0.628 kcal/mol per atom; 2.5 times as fast"
+    assert shown.row_count == 2
+    assert table(run_of(-1.0)).caption is None
+
+
+def test_unconverged_runs_are_named():
+    assert unconverged(run_of(-1.0)) is None
+    assert "deorbitalized SCF did not converge in 50 cycles" in unconverged(run_of(-1.0, False))
+    both = unconverged({**run_of(-1.0), "parent": run_of(-1.0, False)})
+    assert "parent SCF" in both and "deorbitalized" not in both
