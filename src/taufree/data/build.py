@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import signal
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dask.system import CPU_COUNT
@@ -35,12 +36,13 @@ LEVELS: Mapping[Split, tuple[int, ...]] = {
     "validation": (1, 2, 3),
     "test": (1, 2, 3),
 }
+CONNECT_SECONDS = 10
 
 
 def select(
     kinds: Collection[str] | None = None, names: Collection[str] | None = None
 ) -> list[System]:
-    """Registered systems of some kinds, or by name; both None: all of them.
+    """Registered systems of some kinds and those of some names; by default all of them.
 
     Raises
     ------
@@ -57,9 +59,7 @@ def select(
     return [
         system
         for system in systems.values()
-        if (kinds is None and names is None)
-        or system.kind in (kinds or ())
-        or system.name in (names or ())
+        if not (kinds or names) or system.kind in (kinds or ()) or system.name in (names or ())
     ]
 
 
@@ -132,8 +132,9 @@ def _cost(system: System) -> int:
 def _known(out: Path, entry: Entry | None, system: System, key: str) -> Entry | None:
     """Manifest entry that still holds, or that of a file finished just before an interruption."""
     path = out / file_of(system)
-    if entry is None and path.exists():
-        entry = read_entry(path)
+    if entry is None and path.is_file():
+        with suppress(UserError):  # of another schema: calculate it again
+            entry = read_entry(path)
     if entry is None or entry.digest != key:
         return None
     return entry if entry.status == "failed" or is_intact(out, entry) else None
@@ -183,7 +184,7 @@ def _failed(system: System, key: str, error: BaseException) -> Entry:
 def _client(scheduler: str | None, workers: int) -> Iterator[Client]:
     if scheduler is not None:
         try:
-            client = Client(scheduler, timeout=10)
+            client = Client(scheduler, timeout=CONNECT_SECONDS)
         except (OSError, ValueError) as error:
             raise UserError(f"no Dask scheduler answers at {scheduler}: {error}") from error
         with client:
@@ -192,12 +193,17 @@ def _client(scheduler: str | None, workers: int) -> Iterator[Client]:
     cluster = LocalCluster(
         n_workers=workers,
         threads_per_worker=1,
-        dashboard_address=None,
+        dashboard_address="127.0.0.1:0",  # any free port: a second build warns otherwise
         memory_limit=0,  # PySCF keeps to its own max_memory; Dask would pause or kill the worker
         silence_logs=logging.CRITICAL,
     )
     with cluster, Client(cluster) as client:
+        client.run(_leave_interrupt_to_parent)
         yield client
+
+
+def _leave_interrupt_to_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the workers of a terminal, too
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from taufree.data.systems import System
 Array = NDArray[np.float64]
 
 PARENT_EXCHANGE = {"MS2": "MGGA_X_MS2", "R2SCAN": "MGGA_X_R2SCAN"}
-RHO_MIN = 1e-12  # bohr⁻³: points with less in every spin channel are left out
+RHO_MIN = 1e-12  # bohr⁻³: points with less in every spin channel, or weight 0, are left out
 ITERATES = 3  # SCF cycles whose densities are kept beside the first guess
 
 
@@ -130,7 +130,7 @@ def grid_record(mf: dft.rks.RKS, dm: Array, level: int, parent: str) -> dict[str
         for ao, mask, _, _ in ni.block_loop(mf.mol, grids, dms.shape[-1], deriv=2)
     ]
     field = np.concatenate(blocks, axis=-1)  # (n_spin, 6, n_points): rho, grad(3), lapl, tau
-    keep = np.any(field[:, 0] > RHO_MIN, axis=0)
+    keep = np.any(field[:, 0] > RHO_MIN, axis=0) & (grids.weights != 0)
     field = field[..., keep]
     rho, grad_rho = field[:, 0], field[:, 1:4].transpose(0, 2, 1)
     lapl, tau = field[:, 4], field[:, 5]

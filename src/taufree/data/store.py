@@ -97,7 +97,8 @@ class Entry:
 
 def digest(system: System, levels: Iterable[int]) -> str:
     """Checksum of all that defines a record; a file with another digest is out of date."""
-    definition = {"schema": SCHEMA, "levels": list(levels), **asdict(system)}
+    fields = {key: value for key, value in asdict(system).items() if value is not None}
+    definition = {"schema": SCHEMA, "levels": list(levels), **fields}
     return hashlib.sha256(json.dumps(definition).encode()).hexdigest()
 
 
