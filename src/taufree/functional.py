@@ -1,0 +1,156 @@
+"""The main path: density on a grid → descriptors → attention → experts → α̃ → e_x → potential."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from taufree.model.attention import Bonds, bonds_between
+from taufree.model.network import Network, local_inputs, token_values
+from taufree.model.tokens import TokenMap
+from taufree.physics.descriptors import lda_exchange, reduced_gradient_squared
+from taufree.physics.parents import PARENTS, Parent
+
+RHO_THRESHOLD = 1e-9
+"""Points with a smaller (spin-scaled) density are dropped; they hold less than 1e-9 Ha of E_x."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What depends on grid points and nuclei alone, built once for an SCF."""
+
+    token_map: TokenMap
+    bonds: Bonds
+
+
+@dataclass(frozen=True)
+class Potential:
+    """Exchange energy per volume and the energy's derivatives with respect to every value on the grid.
+
+    ``vrho``, ``vsigma`` (n_points,) are ∂E_x/∂ρ_j and ∂E_x/∂σ_j, weights included: the full
+    functional derivative, through attention. ``exc`` (n_points,) is the energy per volume.
+    """
+
+    exc: Tensor
+    vrho: Tensor
+    vsigma: Tensor
+    alpha: Tensor
+    gates: Tensor
+
+
+class Functional:
+    """A deorbitalized exchange functional of one spin-unpolarized density.
+
+    Spin-polarized densities follow from exact spin scaling, E_x[ρ↑,ρ↓] = ½E_x[2ρ↑] + ½E_x[2ρ↓].
+    """
+
+    def __init__(self, network: Network, name: str = "") -> None:
+        self.network = network.eval()
+        self.name = name
+
+    @property
+    def parent(self) -> Parent:
+        return PARENTS[self.network.config.parent]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision inside the network; energies are summed in float64 in any case."""
+        return next(self.network.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    def geometry(
+        self,
+        coords: Tensor,
+        centers: Tensor,
+        lattice: Tensor | None = None,
+        max_memory: float = 0.0,
+    ) -> Geometry:
+        """Neighbour lists and positional features.
+
+        Parameters
+        ----------
+        coords, centers : Tensor, (n_points, 3) and (n_centers, 3), bohr
+        lattice : Tensor, (3, 3), or None
+        max_memory : float, MB
+            For positional features; what does not fit is computed at each use.
+        """
+        config = self.network.config
+        token_map = TokenMap(config, coords, centers, lattice, self.dtype, max_memory)
+        return Geometry(token_map, bonds_between(centers, lattice, config.cutoff, self.dtype))
+
+    def energy_density(
+        self, rho: Tensor, sigma: Tensor, weights: Tensor, geometry: Geometry
+    ) -> Tensor:
+        """e_x(r) = ρ ε_x^LDA F_x(p, α̃), energy per volume, (n_points,); the reference form.
+
+        Plain and differentiable to any order in ``rho`` and ``sigma`` (n_points,); `potential` is
+        the fast form for a host. E_x = Σ_j w_j e_x(r_j).
+        """
+        rho, sigma, held = hold(rho, sigma)
+        p = reduced_gradient_squared(rho, sigma)
+        local = local_inputs(rho, p)
+        values = token_values(local, weights * rho * held)
+        alpha, _ = self.network(
+            local.to(self.dtype), values.to(self.dtype), geometry.token_map, geometry.bonds
+        )
+        return held * lda_exchange(rho) * self.parent.enhancement(p, alpha.double())
+
+    def potential(
+        self, rho: Tensor, sigma: Tensor, weights: Tensor, geometry: Geometry
+    ) -> Potential:
+        """Energy and functional derivative, block by block in bounded memory.
+
+        `energy_density` cut at its two linear maps: tokens read the density; each block of points
+        reads the tokens, runs its experts and goes backward at once; what flows back into the
+        tokens is spread over the points at the end.
+        """
+        token_map, network, parent = geometry.token_map, self.network, self.parent
+        rho, sigma, held = hold(rho, sigma)
+        electrons = weights * rho * held
+        values = token_values(local_inputs(rho, reduced_gradient_squared(rho, sigma)), electrons)
+        seen = token_map.to_tokens(values.to(self.dtype)).requires_grad_()
+        with torch.enable_grad():
+            answers = network.answers(seen, token_map.exponents, geometry.bonds)
+        z, d_z = answers.detach(), torch.zeros_like(answers, dtype=torch.float64)
+
+        exc, alpha, vrho, vsigma = (torch.empty_like(rho) for _ in range(4))
+        gates = rho.new_empty(len(rho), network.config.n_experts, dtype=self.dtype)
+        for points, tiles in token_map.blocks():
+            with torch.enable_grad():
+                n, g = leaf(rho[points]), leaf(sigma[points])
+                f = leaf(token_map.scatter(z, tiles))
+                p = reduced_gradient_squared(n, g)
+                a, gates[points] = network.head(local_inputs(n, p).to(self.dtype), f)
+                e = held[points] * lda_exchange(n) * parent.enhancement(p, a.double())
+                d_n, d_g, d_f = torch.autograd.grad(weights[points] @ e, (n, g, f))
+            exc[points], alpha[points] = e.detach(), a.detach().double()
+            vrho[points], vsigma[points] = d_n, d_g
+            d_z += token_map.gather(d_f, tiles)
+
+        (d_seen,) = torch.autograd.grad(answers, seen, d_z.to(answers.dtype))
+        for points, tiles in token_map.blocks():
+            with torch.enable_grad():
+                n, g = leaf(rho[points]), leaf(sigma[points])
+                m = weights[points] * n * held[points]
+                v = token_values(local_inputs(n, reduced_gradient_squared(n, g)), m)
+                d_v = token_map.scatter(d_seen, tiles).double()
+                d_n, d_g = torch.autograd.grad(v, (n, g), d_v)
+            vrho[points] += d_n
+            vsigma[points] += d_g
+        return Potential(exc, vrho * held, vsigma * held, alpha, gates)
+
+
+def hold(rho: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Density and σ made safe to divide by, and the mask (1 or 0) of the points that count."""
+    held = rho > RHO_THRESHOLD
+    return torch.where(held, rho, 1.0), torch.where(held, sigma, 0.0), held.to(rho.dtype)
+
+
+def leaf(x: Tensor) -> Tensor:
+    """A detached copy that collects its own gradient."""
+    return x.detach().requires_grad_()

@@ -1,0 +1,37 @@
+"""The architecture in one typed object; it travels with the weights."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class ModelConfig(BaseModel):
+    """Sizes of the network. Lengths in bohr, exponents in bohr⁻²."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    parent: Literal["ms2"] = "ms2"
+    min_exponent: float = Field(0.06, gt=0)
+    """Exponent of the broadest Gaussian; each further one is twice as sharp."""
+    n_radial: tuple[int, ...] = (13, 8, 8)
+    """Number of Gaussians for l = 0, 1, 2, counted from the broadest."""
+    cutoff: float = Field(9.0, gt=0)
+    """Beyond this distance a grid point and a token do not see each other."""
+    n_mix: int = 8
+    """Equivariant channels of a token for each l ≥ 1."""
+    width: int = 64
+    """Width of the token encoder."""
+    n_layers: int = 2
+    n_heads: int = 4
+    n_read: int = 24
+    """Channels that a grid point reads back from the tokens."""
+    n_experts: int = Field(6, ge=2)
+    expert_width: int = 48
+    expert_depth: int = Field(2, ge=1)
+
+    @property
+    def n_features(self) -> int:
+        """Features Φ_{n,lm} of one pair of grid point and token."""
+        return sum(n * (2 * l + 1) for l, n in enumerate(self.n_radial))

@@ -1,0 +1,56 @@
+"""Sparse mixture of experts: a C² router along a regime coordinate, and each expert on its points."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from taufree.model.config import ModelConfig
+
+PLATEAU = 0.2
+"""Half-width of the stretch of u around each integer where one expert is alone."""
+
+
+def gates(u: Tensor, n_experts: int) -> Tensor:
+    """Weights of the experts at regime coordinate u in [0, n_experts − 1].
+
+    Expert e sits at u = e and hands over to e ± 1 by the quintic smoothstep, so that at most two
+    are active, the weights add up to 1, and they are twice continuously differentiable in u.
+
+    Shapes: (n_points,) -> (n_points, n_experts).
+    """
+    distance = (u[:, None] - torch.arange(n_experts, dtype=u.dtype, device=u.device)).abs()
+    t = ((1 - PLATEAU - distance) / (1 - 2 * PLATEAU)).clamp(0, 1)
+    return t**3 * (10 - 15 * t + 6 * t * t)
+
+
+class Experts(nn.Module):
+    """Perceptrons of one size, (n_points, n_inputs) -> (n_points,)."""
+
+    def __init__(self, n_inputs: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.n_experts = config.n_experts
+        self.router = nn.Sequential(nn.Linear(n_inputs, 16), nn.SiLU(), nn.Linear(16, 1))
+        widths = [n_inputs] + [config.expert_width] * config.expert_depth
+        self.experts = nn.ModuleList(_perceptron(widths) for _ in range(config.n_experts))
+
+    def gates(self, x: Tensor) -> Tensor:
+        """(n_points, n_inputs) -> (n_points, n_experts), at most two nonzero in a row."""
+        u = (self.n_experts - 1) * torch.sigmoid(self.router(x).squeeze(-1))
+        return gates(u, self.n_experts)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Weighted sum of the active experts, and the gates."""
+        gate = self.gates(x)
+        y = x.new_zeros(len(x))
+        for expert, weight in zip(self.experts, gate.unbind(1), strict=True):
+            own = weight.detach().nonzero().squeeze(1)
+            y = y.index_add(0, own, weight[own] * expert(x[own]).squeeze(-1))
+        return y, gate
+
+
+def _perceptron(widths: list[int]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for n_in, n_out in zip(widths[:-1], widths[1:], strict=True):
+        layers += [nn.Linear(n_in, n_out), nn.SiLU()]
+    return nn.Sequential(*layers, nn.Linear(widths[-1], 1))

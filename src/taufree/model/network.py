@@ -1,0 +1,116 @@
+"""The network: density on the grid -> tokens -> encoder -> grid -> experts -> α̃."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from taufree.model.attention import Bonds, EncoderLayer
+from taufree.model.config import ModelConfig
+from taufree.model.experts import Experts
+from taufree.model.tokens import TokenMap
+
+ELECTRONS_TINY = 1e-3
+"""Density (bohr⁻³) below which what a token sees fades out."""
+LOG_FLOOR = 1e-6
+"""Density (bohr⁻³) below which the network no longer tells densities apart."""
+UNIFORM = math.log(math.e - 1)
+"""softplus(UNIFORM) = 1"""
+
+
+class Network(nn.Module):
+    """α̃(r; [ρ]) ≥ 0 of a spin-unpolarized density."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        n0, higher = config.n_radial[0], config.n_radial[1:]
+        width, n_read, n_mix = config.width, config.n_read, config.n_mix
+        self.embed = nn.Sequential(
+            nn.Linear(2 * n0 + sum(higher), width), nn.SiLU(), nn.Linear(width, width)
+        )
+        self.encoder = nn.ModuleList(
+            EncoderLayer(width, config.n_heads) for _ in range(config.n_layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.scalars = nn.Linear(width, n0 * n_read)
+        self.mix = nn.ParameterList(nn.Parameter(torch.randn(n_mix, 2 * n) / n) for n in higher)
+        self.spread = nn.ParameterList(
+            nn.Parameter(torch.randn(n, n_mix, n_read) / n) for n in higher
+        )
+        self.vector_gates = nn.Linear(width, len(higher) * n_mix * n_read)
+        self.experts = Experts(2 + n_read, config)
+
+    def read_density(self, c: Tensor, exponents: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Invariants of what each token sees, and its tensors for l ≥ 1, of order one.
+
+        ``c`` (n_tokens, n_features, 2) is Φᵀ applied to `token_values`.
+        """
+        n0, higher = self.config.n_radial[0], self.config.n_radial[1:]
+        volume = (exponents / math.pi) ** 1.5  # of the normalized Gaussian
+        average = c[:, :n0] * volume[:, None]  # densities, (n_tokens, n0, 2)
+        floor = average[:, :, :1].clamp_min(0) + ELECTRONS_TINY
+        invariants = [torch.log(floor[..., 0]) / 3, average[..., 1] / floor[..., 0]]
+        tensors, start = [], n0
+        for l, n in enumerate(higher, 1):
+            stop = start + n * (2 * l + 1)
+            t = c[:, start:stop].unflatten(1, (n, 2 * l + 1))
+            t = t * volume[:n, None, None] / floor[:, :n, None]  # (n_tokens, n, 2l+1, 2)
+            invariants.append((t[..., 0] ** 2).sum(-1))
+            tensors.append(t.transpose(2, 3).flatten(1, 2))  # (n_tokens, 2n, 2l+1)
+            start = stop
+        return torch.cat(invariants, 1), tensors
+
+    def answers(self, c: Tensor, exponents: Tensor, bonds: Bonds) -> Tensor:
+        """What tokens offer to grid points, z (n_tokens, n_features, n_read)."""
+        config = self.config
+        invariants, tensors = self.read_density(c, exponents)
+        x = self.embed(invariants)
+        for layer in self.encoder:
+            x = layer(x, bonds)
+        x = self.norm(x)
+        z = [self.scalars(x).unflatten(1, (config.n_radial[0], config.n_read))]
+        gate = self.vector_gates(x).unflatten(1, (len(tensors), config.n_mix, config.n_read))
+        for l, t in enumerate(tensors):
+            mixed = self.mix[l] @ t  # (n_tokens, n_mix, 2l+1)
+            out = torch.einsum("aqm,nqk,aqk->anmk", mixed, self.spread[l], gate[:, l])
+            z.append(out.flatten(1, 2))
+        return torch.cat(z, 1)
+
+    def head(self, local: Tensor, read: Tensor) -> tuple[Tensor, Tensor]:
+        """α̃ (n_points,) and gates (n_points, n_experts) from what is known at each point.
+
+        The experts' output is damped by g = 1 − exp(−t − |f|²), t = s²/(1 + s²): with no gradient
+        and no token in reach, as in the uniform gas, α̃ = 1 exactly.
+        """
+        y, gate = self.experts(torch.cat([local, read], -1))
+        damping = -torch.expm1(-local[:, 1] - (read * read).sum(-1))
+        return nn.functional.softplus(UNIFORM + damping * y), gate
+
+    def forward(
+        self, local: Tensor, values: Tensor, token_map: TokenMap, bonds: Bonds
+    ) -> tuple[Tensor, Tensor]:
+        """α̃ and gates of one density.
+
+        Parameters
+        ----------
+        local : Tensor, (n_points, 2)
+            From `local_inputs`.
+        values : Tensor, (n_points, 2)
+            From `token_values`; they carry the measure m = wρ that attention sums over.
+        """
+        c = token_map.to_tokens(values)
+        z = self.answers(c, token_map.exponents, bonds)
+        return self.head(local, token_map.to_points(z))
+
+
+def local_inputs(rho: Tensor, p: Tensor) -> Tensor:
+    """Bounded local inputs ln(ρ + 1e-6)/4 and t = s²/(1 + s²), (n_points, 2)."""
+    return torch.stack([torch.log(rho + LOG_FLOOR) / 4, p / (1 + p)], -1)
+
+
+def token_values(local: Tensor, electrons: Tensor) -> Tensor:
+    """What a token sums up of each grid point: m and m t, (n_points, 2)."""
+    return torch.stack([electrons, electrons * local[:, 1]], -1)
