@@ -11,6 +11,7 @@ HERE = Path(__file__).parent
 
 
 def molecule(name: str, spin: int) -> gto.Mole:
+    """Read a structure beside this script; ``spin`` is the number of unpaired electrons."""
     atoms = read(HERE / name)
     geometry = list(zip(atoms.get_chemical_symbols(), atoms.positions, strict=True))
     return gto.M(atom=geometry, basis="def2-svp", spin=spin, verbose=0)

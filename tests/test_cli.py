@@ -15,8 +15,11 @@ from typer.testing import CliRunner
 import taufree
 from taufree.cli import app
 from taufree.console import write_json
+from taufree.data import build
+from taufree.data.store import Entry
 from taufree.errors import WeightsError
 from taufree.hosts import single_point
+from taufree.physics.parents import PARENTS
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 WATER = str(EXAMPLES / "water.xyz")
@@ -34,9 +37,9 @@ def taufree_command(tmp_path, monkeypatch):
         mf.xc = "PBE"
         return mf
 
-    card = SimpleNamespace(config=SimpleNamespace(parent="ms2"))
+    functional = SimpleNamespace(parent=PARENTS["ms2"])
     monkeypatch.setattr(taufree, "deorbitalize", deorbitalize, raising=False)
-    monkeypatch.setattr(taufree, "load_model", lambda name: card, raising=False)
+    monkeypatch.setattr(taufree, "load_model", lambda name: functional, raising=False)
     monkeypatch.chdir(tmp_path)
     runner = CliRunner()
     return lambda *args: runner.invoke(app, [str(a) for a in args], catch_exceptions=False)
@@ -132,7 +135,7 @@ def test_full_disk_leaves_the_old_json_and_nothing_half_written(taufree_command,
     monkeypatch.setattr(os, "fsync", full)
     failed = taufree_command("info", "--json", "info.json")
     assert failed.exit_code == 1
-    assert "No space left on device; free some space" in failed.stderr
+    assert "the disk is full" in failed.stderr and len(failed.stderr.splitlines()) == 1
     assert Path("info.json").read_text() == "{}" and os.listdir() == ["info.json"]
 
 
@@ -147,3 +150,34 @@ def test_info(taufree_command):
     result = json.loads(Path("info.json").read_text())
     assert result["threads"]["torch"] >= 1 and result["device"]
     assert result["versions"]["taufree"] in done.stdout
+
+
+def test_data_build_counts_what_is_finished_and_names_what_failed(taufree_command, monkeypatch):
+    def stub(out, systems, levels, **options):
+        assert [s.name for s in systems] == ["H2", "O2"] and levels == [1]
+        done = Entry("H2", "H2", "g2", "", "done", file="g2_H2.h5", sha256="00")
+        return {"H2": done, "O2": Entry("O2", "O2", "g2", "", "failed", "it was stubborn")}
+
+    monkeypatch.setattr(build, "build", stub)
+    only = ["--name", "H2", "--name", "O2", "--grid-level", 1]
+    done = taufree_command("data", "build", "set", *only, "--json", "set.json")
+    assert done.exit_code == 0, done.stderr
+    result = json.loads(Path("set.json").read_text())
+    assert result["done"] == 1 and result["failed"] == {"O2": "it was stubborn"}
+    assert result["kinds"] == {"g2": {"train": 1, "validation": 0, "test": 0}}
+    assert "1 parent densities" in done.stdout and "failed: O2" in done.stdout
+
+
+def test_data_build_refuses_unknown_systems_in_one_line(taufree_command):
+    failed = taufree_command("data", "build", "set", "--name", "H3O9")
+    assert failed.exit_code == 1 and len(failed.stderr.splitlines()) == 1
+    assert "unknown system 'H3O9'" in failed.stderr and os.listdir() == []
+
+
+def test_interrupted_data_build_says_that_it_goes_on(taufree_command, monkeypatch):
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(build, "build", interrupted)
+    stopped = taufree_command("data", "build", "set")
+    assert stopped.exit_code == 130 and "the same command goes on" in stopped.stderr

@@ -21,6 +21,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+data = typer.Typer(help="Parent densities to train and test on.", no_args_is_help=True)
+app.add_typer(data, name="data")
+
 Json = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Write the result to FILE as JSON.")
 ]
@@ -67,6 +70,46 @@ def run(
 
 def _print_cycle(functional: str, cycle: int, energy: float) -> None:
     stderr.print(f"{functional:13}  cycle {cycle:3}  {energy:18.8f} hartree")
+
+
+@data.command("build")
+@reported(resume="Finished systems are kept; the same command goes on.")
+def build_data(
+    out: Annotated[Path, typer.Argument(help="Folder of the records.")] = Path("data"),
+    kind: Annotated[
+        list[str] | None, typer.Option(help="Only this kind (g2, atoms, ...); may be repeated.")
+    ] = None,
+    name: Annotated[
+        list[str] | None, typer.Option(help="Only this system; may be repeated.")
+    ] = None,
+    grid_level: Annotated[
+        list[int] | None,
+        typer.Option(min=0, max=9, help="Instead of the split's own grids; may be repeated."),
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="A running Dask scheduler.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Local processes, if not one a core.")
+    ] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try those again.")] = False,
+    json: Json = None,
+) -> Report:
+    """Parent densities of many systems, several at once; goes on where it was interrupted."""
+    from taufree.data.build import build, select
+    from taufree.data.summary import summary, table
+
+    entries = build(
+        out,
+        select(kind, name),
+        levels=grid_level,
+        scheduler=scheduler,
+        workers=workers,
+        retry_failed=retry_failed,
+        console=stderr,
+    )
+    result = {"folder": out, **summary(entries)}
+    return Report(result, table(result), None if result["done"] else "every system failed.")
 
 
 @app.command()

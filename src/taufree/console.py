@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from taufree.errors import UserError
@@ -69,6 +70,15 @@ def reported(resume: str) -> Callable[[Callable[..., Report]], Callable[..., Non
     return decorate
 
 
+def facts(result: Mapping[str, Any]) -> Table:
+    """Two columns: what, and how much; for results that need no table of their own."""
+    table = Table(show_header=False)
+    for name, value in result.items():
+        shown = f"{value:.6g}" if isinstance(value, float) else str(value)
+        table.add_row(escape(name.replace("_", " ")), escape(shown))
+    return table
+
+
 def fail(message: str, status: int = 1) -> NoReturn:
     """Print one line on standard error and exit."""
     stderr.print(f"taufree: {' '.join(message.split())}", markup=False)
@@ -100,18 +110,10 @@ def refuse_unwritable(path: Path) -> None:
 
 def write_json(path: Path, result: Mapping[str, Any]) -> None:
     """Write the whole file or, when that fails, nothing; NaN and infinity become null."""
+    from taufree.data.store import write_atomic  # heavy, and the calculation has loaded it
+
     text = json.dumps(_plain(result), indent=2, allow_nan=False) + "\n"
-    path = path.resolve()
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("x", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    write_atomic(path.resolve(), text.encode())
 
 
 def _plain(value: Any) -> Any:

@@ -13,6 +13,7 @@ import taufree
 from taufree.errors import UnsupportedError, UserError
 from taufree.hosts.single_point import Settings, mean_field, single_point, table, unconverged
 from taufree.hosts.structures import molecule, read_structure
+from taufree.physics.parents import PARENTS
 
 SCF_CONVERGENCE = 1e-8  # hartree; PySCF's conv_tol is 1e-9
 SMALL = Settings(basis="sto-3g", grid_level=0)
@@ -25,9 +26,9 @@ def pbe_stands_in(monkeypatch):
         mf.xc = "PBE"
         return mf
 
-    card = SimpleNamespace(config=SimpleNamespace(parent="ms2"))
+    functional = SimpleNamespace(parent=PARENTS["ms2"])
     monkeypatch.setattr(taufree, "deorbitalize", deorbitalize, raising=False)
-    monkeypatch.setattr(taufree, "load_model", lambda name: card, raising=False)
+    monkeypatch.setattr(taufree, "load_model", lambda name: functional, raising=False)
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from rich.table import Table
 import taufree
 from taufree.errors import UnsupportedError
 from taufree.hosts.structures import molecule, read_structure
-from taufree.physics.parents import PARENTS
 
 KCAL_PER_HARTREE = Hartree / (kcal / mol)
 
@@ -79,7 +78,7 @@ def single_point(
     }
     if parent:
         parent_mf = mean_field(atoms, settings)
-        parent_mf.xc = PARENTS[taufree.load_model(settings.model).config.parent].xc
+        parent_mf.xc = taufree.load_model(settings.model).parent.xc
         result["parent"] = {
             **_converge(parent_mf, "parent", on_cycle),
             "model": parent_mf.xc,
