@@ -159,9 +159,9 @@ def table(result: dict[str, Any]) -> Table:
         parent = result["parent"]
         difference = result["energy_hartree"] - parent["energy_hartree"]
         per_atom = difference * KCAL_PER_HARTREE / result["n_atoms"]
-        speed = parent["wall_s"] / result["wall_s"]
+        share = result["wall_s"] / parent["wall_s"]
         table.caption = (
             f"difference {1000 * difference:+.2f} mHa, {per_atom:+.3f} kcal/mol per atom; "
-            f"{speed:.1f} times as fast"
+            f"{share:.2f} of the parent's wall time"
         )
     return table
