@@ -88,6 +88,7 @@ def test_uniform_gas_limit_is_lda() -> None:
 
 def test_iterates_approach_the_converged_density(small: Small) -> None:
     record = calculate(small("LiH@iterates"), (LEVEL,))
+    assert record.cycles == converge_parent(small("LiH")).cycles
     kinds = ["initial", "cycle1", "cycle2", "cycle3", "converged"]
     assert sorted(record.densities) == sorted((kind, LEVEL) for kind in kinds)
     exchange = [_exchange(record.densities[kind, LEVEL]) for kind in kinds]

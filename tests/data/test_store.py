@@ -66,6 +66,8 @@ def test_manifest_survives_the_round_trip_and_selects(tmp_path: Path, entry: Ent
     write_manifest(tmp_path, entries)
     assert read_manifest(tmp_path) == entries
     assert [r.name for r in iter_records(tmp_path, levels=(0,))] == ["LiH"]
+    assert len(list(iter_records(tmp_path, split="train"))) == len(LEVELS)
+    assert list(iter_records(tmp_path, split="test")) == []
     assert list(iter_records(tmp_path, names=("H2",))) == []
 
 

@@ -29,7 +29,8 @@ class ParentRecord:
 
     ``densities`` has one entry for every (density kind, grid level): ``converged``, and for a
     system with ``iterates`` also ``initial`` (the first guess) and ``cycle1`` to ``cycle3``. The
-    arrays are those of `grid_record`; ``e_tot`` belongs to the converged density.
+    arrays are those of `grid_record`; ``e_tot`` belongs to the converged density, and
+    ``cycles`` counts those of every method it took.
     """
 
     system: System
@@ -47,21 +48,24 @@ def calculate(system: System, levels: Iterable[int]) -> ParentRecord:
         If the self-consistent calculation fails by every method tried.
     """
     matrices: dict[str, Array] = {}
+    cycles = 0
 
     def keep(scf: dict[str, Any]) -> None:
-        if scf["cycle"] == 0:
+        nonlocal cycles
+        cycles += 1
+        if system.iterates and cycles == 1:
             matrices["initial"] = np.array(scf["dm_last"])
-        if scf["cycle"] < ITERATES:
-            matrices[f"cycle{scf['cycle'] + 1}"] = np.array(scf["dm"])
+        if system.iterates and cycles <= ITERATES:
+            matrices[f"cycle{cycles}"] = np.array(scf["dm"])
 
-    mf = converge_parent(system, keep if system.iterates else None)
+    mf = converge_parent(system, keep)
     matrices["converged"] = np.asarray(mf.make_rdm1())
     densities = {
         (kind, level): grid_record(mf, dm, level, system.parent)
         for level in levels
         for kind, dm in matrices.items()
     }
-    return ParentRecord(system, float(mf.e_tot), int(mf.cycles), densities)
+    return ParentRecord(system, float(mf.e_tot), cycles, densities)
 
 
 def converge_parent(
@@ -70,7 +74,7 @@ def converge_parent(
     """Density-fitted RKS or UKS of the parent functional with PySCF's defaults.
 
     If the default DIIS does not converge, a level shift and then second-order SCF go on from
-    where it stopped. ``callback`` is called in every cycle of the first attempt only.
+    where it stopped. ``callback`` is called in every cycle of each.
     """
     mol = gto.M(
         atom=list(zip(system.symbols, system.positions, strict=True)),
@@ -87,7 +91,6 @@ def converge_parent(
         _apply_field(mf, np.array(system.field))
     mf.callback = callback
     mf.kernel()
-    mf.callback = None
     if not mf.converged:
         mf.level_shift, mf.max_cycle = 0.3, 200
         mf.kernel(mf.make_rdm1())

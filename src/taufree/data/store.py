@@ -24,6 +24,7 @@ from pyscf import dft
 from torch import Tensor
 
 from taufree.data.generate import ParentRecord
+from taufree.data.splits import Split, split_of
 from taufree.data.systems import System
 from taufree.errors import UserError
 from taufree.quantities import GridDensity
@@ -223,13 +224,24 @@ def _reference(file: h5py.File, group: h5py.Group) -> ReferenceDensity:
 
 def iter_records(
     folder: Path,
+    split: Split | None = None,
     names: Collection[str] | None = None,
     levels: Collection[int] | None = None,
     density_kinds: Collection[str] | None = None,
 ) -> Iterator[ReferenceDensity]:
-    """Densities of all finished systems (or of ``names``) in the manifest, checksums verified."""
+    """Densities of the finished systems in the manifest, or of a split or ``names`` among them.
+
+    Raises
+    ------
+    UserError
+        If a file does not match its checksum.
+    """
     for entry in read_manifest(folder).values():
-        if entry.status == "done" and (names is None or entry.name in names):
+        if (
+            entry.status == "done"
+            and (split is None or split_of(entry.formula) == split)
+            and (names is None or entry.name in names)
+        ):
             yield from load_record(folder / entry.file, levels, density_kinds, entry.sha256)
 
 
