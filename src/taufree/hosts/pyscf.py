@@ -1,0 +1,306 @@
+"""PySCF: a Kohn-Sham object whose exchange is a deorbitalized functional of its density."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any, NoReturn, TypeVar
+
+import numpy as np
+import torch
+from pyscf import dft, lib
+from pyscf.dft import libxc, numint
+from pyscf.gto.eval_gto import BLKSIZE
+from torch import Tensor
+
+from taufree.errors import UnsupportedError, UserError
+from taufree.functional import RHO_THRESHOLD, Functional, Geometry
+from taufree.model.storage import load_model
+
+KS = TypeVar("KS", bound=dft.rks.KohnShamDFT)
+
+AO_BLOCK = 100 * BLKSIZE
+"""Grid points whose AO values are contracted together."""
+
+
+def deorbitalize(
+    mf: KS, model: str | Functional = "ms2", potential: str = "ks"
+) -> KS:
+    """A Kohn-Sham object of the same kind, with the orbital-free surrogate of a meta-GGA.
+
+    Parameters
+    ----------
+    mf : RKS, UKS or ROKS, density-fitted or not
+        Its ``xc`` is left at PySCF's default or names the model's parent; it is not changed.
+    model : str or Functional
+        Name of a bundled model, a path to a ``.safetensors`` file, or a loaded functional.
+    potential : "ks"
+        The full functional derivative of the energy: variational, multiplicative.
+
+    Raises
+    ------
+    UserError
+        The object's functional is not the model's parent.
+    UnsupportedError
+        No Kohn-Sham object, or one of a kind that cannot be served.
+    WeightsError
+        The model is missing or damaged.
+    """
+    functional = load_model(model) if isinstance(model, str) else model
+    if potential != "ks":
+        raise UnsupportedError(f"potential={potential!r} is not available; use potential='ks'.")
+    if not isinstance(mf, dft.rks.KohnShamDFT):
+        raise UnsupportedError(
+            f"deorbitalize() takes a Kohn-Sham object such as dft.RKS(mol), not {type(mf)}."
+        )
+    if not isinstance(mf, dft.rks.RKS | dft.uks.UKS | dft.roks.ROKS):
+        raise UnsupportedError(
+            f"{type(mf).__name__} objects cannot be deorbitalized; use dft.RKS(mol) or dft.UKS(mol)."
+        )
+    _check_functional(mf, functional)
+    new = mf.copy()
+    new.xc = functional.parent.xc
+    new._numint = DeorbitalizedNumInt(functional)
+    new.converged = False
+    return new
+
+
+def _check_functional(mf: Any, functional: Functional) -> None:
+    parent = functional.parent
+    default = dft.RKS(mf.mol).xc
+    named = "".join(mf.xc.upper().split())
+    if mf.nlc or (named != default.replace(" ", "") and not _same_xc(named, parent.xc)):
+        raise UserError(
+            f"This object asks for xc={mf.xc!r} nlc={mf.nlc!r}, but the model stands for "
+            f"{parent.xc}: leave xc unset or set mf.xc = {parent.xc!r}."
+        )
+
+
+def _same_xc(first: str, second: str) -> bool:
+    try:
+        return bool(libxc.parse_xc(first) == libxc.parse_xc(second))
+    except (KeyError, ValueError):
+        return False
+
+
+class DeorbitalizedNumInt(numint.NumInt):
+    """PySCF's numerical integrator with the surrogate in place of libxc's exchange.
+
+    `nr_rks` and `nr_uks` keep PySCF's signature and meaning. A non-local functional needs the
+    density at all points before the potential at any: two passes over the grid, for which AO
+    values and positional features stay in memory as far as ``max_memory`` allows.
+    """
+
+    def __init__(self, functional: Functional) -> None:
+        super().__init__()
+        self.functional = functional
+        self._cache: _GridCache | None = None
+
+    def nr_rks(
+        self,
+        mol: Any,
+        grids: Any,
+        xc_code: str,
+        dms: np.ndarray,
+        relativity: int = 0,
+        hermi: int = 1,
+        max_memory: float = 2000,
+        verbose: Any = None,
+    ) -> tuple[Any, Any, np.ndarray]:
+        """Electrons, E_xc and V_xc of one or several total density matrices, as in PySCF."""
+        n, e, v = self._integrate(mol, grids, xc_code, [dms], hermi, max_memory)
+        if np.ndim(dms) == 2:
+            return n[0, 0], e[0], v[0, 0]
+        return n[0], e, v[0]
+
+    def nr_uks(
+        self,
+        mol: Any,
+        grids: Any,
+        xc_code: str,
+        dms: np.ndarray,
+        relativity: int = 0,
+        hermi: int = 1,
+        max_memory: float = 2000,
+        verbose: Any = None,
+    ) -> tuple[Any, Any, np.ndarray]:
+        """Electrons, E_xc and V_xc of spin-up and spin-down density matrices, as in PySCF."""
+        if np.ndim(dms) == 2:  # PySCF takes a total density matrix for a closed shell here
+            dms = np.array([dms * 0.5] * 2)
+        channels = [_channel(dms, s) for s in (0, 1)]
+        n, e, v = self._integrate(mol, grids, xc_code, channels, hermi, max_memory)
+        if np.ndim(channels[0]) == 2:
+            return n[:, 0], e[0], v[:, 0]
+        return n, e, v
+
+    def _integrate(
+        self,
+        mol: Any,
+        grids: Any,
+        xc_code: str,
+        channels: list[np.ndarray],
+        hermi: int,
+        max_memory: float,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Electrons (n_spin, n_set), energies (n_set,), matrices (n_spin, n_set, nao, nao)."""
+        if not _same_xc(xc_code, self.functional.parent.xc):
+            raise UserError(
+                f"xc was changed to {xc_code!r} on a deorbitalized object, which stands for "
+                f"{self.functional.parent.xc}: make a new object for another functional."
+            )
+        if grids.coords is None:
+            grids.build(with_non0tab=True)
+        if self._cache is None or not self._cache.serves(mol, grids):
+            self._cache = _GridCache(self, mol, grids, max_memory)
+        cache = self._cache
+
+        rho = self._density(cache, channels, hermi)  # (n_spin, n_set, 4, n_points)
+        nelec = rho[:, :, 0] @ grids.weights
+        exc = np.empty(rho.shape[1])
+        for i in range(rho.shape[1]):
+            exc[i], rho[:, i] = self._exchange_correlation(rho[:, i], cache)
+        return nelec, exc, self._potential_matrix(cache, rho)
+
+    def _density(self, cache: _GridCache, channels: list[np.ndarray], hermi: int) -> np.ndarray:
+        mol, grids = cache.mol, cache.grids
+        evaluators = [self._gen_rho_evaluator(mol, d, hermi, False, grids) for d in channels]
+        rho = np.empty((len(channels), evaluators[0][1], 4, grids.weights.size))
+        for points, ao, mask in cache.ao_blocks():
+            for s, (make_rho, n_set, _) in enumerate(evaluators):
+                for i in range(n_set):
+                    rho[s, i, :, points] = make_rho(i, ao, mask, "GGA")
+        return rho
+
+    def _exchange_correlation(
+        self, rho: np.ndarray, cache: _GridCache
+    ) -> tuple[float, np.ndarray]:
+        """E_xc and its derivatives with respect to ρ and ∇ρ at each point, weights included.
+
+        ``rho`` and the derivatives are (n_spin, 4, n_points). Exchange by spin scaling: half the
+        unpolarized energy of twice each spin density.
+        """
+        n_spin, weights = len(rho), cache.grids.weights
+        exc, vxc = libxc_eff(self.functional.parent.correlation, rho)
+        energy = float((rho[:, 0].sum(0) * exc) @ weights)
+        derivative = vxc * weights
+        density = torch.from_numpy(n_spin * rho)
+        points, geometry = cache.geometry(density[:, 0])
+        device = self.functional.device
+        w = torch.from_numpy(weights)[points].to(device)
+        for s in range(n_spin):
+            grad = density[s, 1:, points].to(device)
+            sigma = (grad * grad).sum(0)
+            part = self.functional.potential(density[s, 0, points].to(device), sigma, w, geometry)
+            energy += float(part.exc @ w) / n_spin
+            derivative[s, 0, points] += part.vrho.cpu().numpy()
+            derivative[s, 1:, points] += (2 * part.vsigma * grad).T.cpu().numpy()
+        return energy, derivative
+
+    def _potential_matrix(self, cache: _GridCache, wv: np.ndarray) -> np.ndarray:
+        """V_μν from derivatives (n_spin, n_set, 4, n_points), contracted like any GGA."""
+        mol, grids = cache.mol, cache.grids
+        n_spin, n_set, nao = *wv.shape[:2], mol.nao
+        vmat = np.zeros((n_spin, n_set, nao, nao))
+        ao_loc = mol.ao_loc_nr()
+        pair_mask = mol.get_overlap_cond() < -np.log(self.cutoff)
+        cutoff = grids.cutoff * 1e2
+        n_bins = numint.NBINS * 2 - int(numint.NBINS * np.log(cutoff) / np.log(grids.cutoff))
+        wv[:, :, 0] *= 0.5  # the matrix and its transpose are added at the end
+        scaled = None
+        for points, ao, mask in cache.ao_blocks():
+            for s, i in np.ndindex(n_spin, n_set):
+                block = np.ascontiguousarray(wv[s, i, :, points])
+                scaled = numint._scale_ao_sparse(ao, block, mask, ao_loc)
+                numint._dot_ao_ao_sparse(
+                    ao[0], scaled, None, n_bins, mask, pair_mask, ao_loc, 0, vmat[s, i]
+                )
+        return vmat + vmat.swapaxes(-1, -2)
+
+    def _xc_type(self, xc_code: str) -> str:
+        return "GGA"  # what the potential looks like from outside: no τ
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise UnsupportedError(
+            "This needs local or second derivatives of the functional, which a deorbitalized "
+            "object does not offer; run it with the parent, dft.RKS(mol, xc="
+            f"{self.functional.parent.xc!r})."
+        )
+
+    eval_xc = eval_xc1 = eval_xc_eff = _refuse
+    nr_rks_fxc = nr_uks_fxc = nr_rks_fxc_st = nr_fxc = get_fxc = _refuse
+    cache_xc_kernel = cache_xc_kernel1 = nr_nlc_vxc = to_gpu = _refuse
+
+
+def libxc_eff(xc_code: str, rho: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Energy per electron and derivatives of a libxc functional; rho (n_spin, 4, n_points)."""
+    plain = numint.NumInt()
+    if len(rho) == 1:
+        exc, vxc = plain.eval_xc_eff(xc_code, rho[0], deriv=1, xctype="GGA", spin=0)[:2]
+        return exc, vxc[None]
+    exc, vxc = plain.eval_xc_eff(xc_code, rho, deriv=1, xctype="GGA", spin=1)[:2]
+    return exc, vxc
+
+
+def _channel(dms: Any, spin: int) -> np.ndarray:
+    """Density matrices of one spin, with the orbitals that PySCF tagged them with."""
+    dm = np.asarray(dms[spin])
+    if getattr(dms, "mo_coeff", None) is None:
+        return dm
+    return lib.tag_array(dm, mo_coeff=dms.mo_coeff[spin], mo_occ=dms.mo_occ[spin])
+
+
+class _GridCache:
+    """AO values, neighbour lists and positional features of one molecule on one grid."""
+
+    def __init__(self, ni: DeorbitalizedNumInt, mol: Any, grids: Any, max_memory: float) -> None:
+        self.ni, self.mol, self.grids = ni, mol, grids
+        self._coords = grids.coords
+        self._env = mol._env.copy()
+        self._feature_memory = max_memory / 3
+        self._geometry: tuple[Tensor, Geometry] | None = None
+        block = 4 * mol.nao * AO_BLOCK * 8e-6
+        self._n_kept = int((max_memory / 2) // block)
+        self._kept: list[Any] = []
+
+    def serves(self, mol: Any, grids: Any) -> bool:
+        return (
+            mol is self.mol
+            and grids.coords is self._coords
+            and np.array_equal(mol._env, self._env)
+        )
+
+    def ao_blocks(self) -> Iterator[tuple[slice, np.ndarray, np.ndarray | None]]:
+        """Points, AO values and gradients (4, n_block, nao), PySCF's screening mask."""
+        n = self.grids.weights.size
+        for i, start in enumerate(range(0, n, AO_BLOCK)):
+            if i < len(self._kept):
+                yield self._kept[i]
+                continue
+            points = slice(start, min(start + AO_BLOCK, n))
+            part = copy.copy(self.grids)
+            part.coords, part.weights = self.grids.coords[points], self.grids.weights[points]
+            if self.grids.non0tab is not None:
+                part.non0tab = part.screen_index = self.grids.non0tab[start // BLKSIZE :]
+            loop = numint.NumInt.block_loop(self.ni, self.mol, part, deriv=1, blksize=AO_BLOCK)
+            ao, mask, _, _ = next(loop)
+            if i < self._n_kept:
+                self._kept.append((points, ao, mask))
+            yield points, ao, mask
+
+    def geometry(self, rho: Tensor) -> tuple[Tensor, Geometry]:
+        """Points that carry density, and their geometry; rho (n_spin, n_points)."""
+        density = rho.amax(0)
+        if self._geometry is not None:
+            left_out = density > RHO_THRESHOLD
+            left_out[self._geometry[0]] = False
+            if left_out.any():
+                self._geometry = None
+        if self._geometry is None:
+            # a margin, so that the same points serve all cycles
+            points = (density > RHO_THRESHOLD / 100).nonzero().squeeze(1)
+            functional = self.ni.functional
+            coords = torch.from_numpy(self.grids.coords)[points].to(functional.device)
+            centers = torch.from_numpy(self.mol.atom_coords()).to(functional.device)
+            geometry = functional.geometry(coords, centers, max_memory=self._feature_memory)
+            self._geometry = points, geometry
+        return self._geometry

@@ -1,0 +1,94 @@
+"""Weights on disk: ``NAME.safetensors`` beside ``NAME.json``, never a pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from taufree.errors import WeightsError
+from taufree.functional import Functional
+from taufree.model.config import ModelConfig
+from taufree.model.network import Network
+
+FORMAT = 1
+
+
+def save_model(path: Path, network: Network, card: dict[str, Any]) -> None:
+    """Write ``path`` (.safetensors) and the JSON beside it, each whole or not at all.
+
+    ``card`` is what the model says of itself: data checksum, training commit, command, metrics.
+    """
+    blob = save({k: v.detach().float().contiguous() for k, v in network.state_dict().items()})
+    text = json.dumps(
+        {
+            "format": FORMAT,
+            "config": network.config.model_dump(),
+            "sha256": hashlib.sha256(blob).hexdigest(),
+            **card,
+        },
+        indent=1,
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for target, content in ((path, blob), (path.with_suffix(".json"), text.encode())):
+        temporary = target.with_name(f".{target.name}.part")
+        try:
+            temporary.write_bytes(content)
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def bundled_models() -> list[str]:
+    """Names of the models that the package ships."""
+    names = (f.name for f in files("taufree").joinpath("weights").iterdir())
+    return sorted(n.removesuffix(".safetensors") for n in names if n.endswith(".safetensors"))
+
+
+def load_model(name_or_path: str | Path) -> Functional:
+    """A functional by the name of a bundled model, or from a ``.safetensors`` or ``.json`` path.
+
+    Raises
+    ------
+    WeightsError
+        No such model, a file that does not match its checksum, or another architecture's weights.
+    """
+    name = str(name_or_path)
+    if name in bundled_models():
+        path = Path(str(files("taufree").joinpath("weights", f"{name}.safetensors")))
+    else:
+        path = Path(name).with_suffix(".safetensors")
+    if not path.is_file():
+        known = ", ".join(bundled_models()) or "none"
+        raise WeightsError(f"No model {name!r}: give a .safetensors file or a name of: {known}.")
+    blob, card = path.read_bytes(), read_card(path)
+    if hashlib.sha256(blob).hexdigest() != card.get("sha256"):
+        raise WeightsError(f"{path} does not match the checksum in its JSON; copy both anew.")
+    try:
+        network = Network(ModelConfig.model_validate(card["config"]))
+        network.load_state_dict(load(blob))
+    except (KeyError, ValidationError, SafetensorError, RuntimeError) as error:
+        raise WeightsError(
+            f"{path} was made for another architecture or version of taufree; retrain or "
+            f"install the version that made it ({type(error).__name__})."
+        ) from error
+    return Functional(network, name=path.stem)
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """The JSON beside a weights file."""
+    card_path = path.with_suffix(".json")
+    try:
+        card = json.loads(card_path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{card_path} is missing or unreadable; copy it beside {path}.") from error
+    if not isinstance(card, dict) or card.get("format") != FORMAT:
+        raise WeightsError(f"{card_path} is not a taufree model card of format {FORMAT}.")
+    return card
