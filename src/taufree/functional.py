@@ -115,7 +115,7 @@ class Functional:
         values = token_values(local_inputs(rho, reduced_gradient_squared(rho, sigma)), electrons)
         seen = token_map.to_tokens(values.to(self.dtype)).requires_grad_()
         with torch.enable_grad():
-            answers = network.answers(seen, token_map.exponents, geometry.bonds)
+            answers = network.answers(seen, geometry.bonds)
         z, d_z = answers.detach(), torch.zeros_like(answers, dtype=torch.float64)
 
         exc, alpha, vrho, vsigma = (torch.empty_like(rho) for _ in range(4))

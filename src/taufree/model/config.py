@@ -15,7 +15,7 @@ class ModelConfig(BaseModel):
     parent: Literal["ms2"] = "ms2"
     min_exponent: float = Field(0.06, gt=0)
     """Exponent of the broadest Gaussian; each further one is twice as sharp."""
-    n_radial: tuple[int, ...] = (13, 8, 8)
+    n_radial: tuple[int, ...] = (13, 5, 5)
     """Number of Gaussians for l = 0, 1, 2, counted from the broadest."""
     cutoff: float = Field(9.0, gt=0)
     """Beyond this distance a grid point and a token do not see each other."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from taufree.model.attention import Bonds, EncoderLayer
 from taufree.model.config import ModelConfig
 from taufree.model.experts import Experts
-from taufree.model.tokens import TokenMap
+from taufree.model.tokens import TokenMap, gaussian_exponents
 
 ELECTRONS_TINY = 1e-3
 """Density (bohr⁻³) below which what a token sees fades out."""
@@ -43,13 +43,13 @@ class Network(nn.Module):
         self.vector_gates = nn.Linear(width, len(higher) * n_mix * n_read)
         self.experts = Experts(2 + n_read, config)
 
-    def read_density(self, c: Tensor, exponents: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def read_density(self, c: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Invariants of what each token sees, and its tensors for l ≥ 1, of order one.
 
         ``c`` (n_tokens, n_features, 2) is Φᵀ applied to `token_values`.
         """
         n0, higher = self.config.n_radial[0], self.config.n_radial[1:]
-        volume = (exponents / math.pi) ** 1.5  # of the normalized Gaussian
+        volume = (gaussian_exponents(self.config).to(c) / math.pi) ** 1.5  # of the normalized Gaussian
         average = c[:, :n0] * volume[:, None]  # densities, (n_tokens, n0, 2)
         floor = average[:, :, :1].clamp_min(0) + ELECTRONS_TINY
         invariants = [torch.log(floor[..., 0]) / 3, average[..., 1] / floor[..., 0]]
@@ -63,10 +63,10 @@ class Network(nn.Module):
             start = stop
         return torch.cat(invariants, 1), tensors
 
-    def answers(self, c: Tensor, exponents: Tensor, bonds: Bonds) -> Tensor:
+    def answers(self, c: Tensor, bonds: Bonds) -> Tensor:
         """What tokens offer to grid points, z (n_tokens, n_features, n_read)."""
         config = self.config
-        invariants, tensors = self.read_density(c, exponents)
+        invariants, tensors = self.read_density(c)
         x = self.embed(invariants)
         for layer in self.encoder:
             x = layer(x, bonds)
@@ -102,7 +102,7 @@ class Network(nn.Module):
             From `token_values`; they carry the measure m = wρ that attention sums over.
         """
         c = token_map.to_tokens(values)
-        z = self.answers(c, token_map.exponents, bonds)
+        z = self.answers(c, bonds)
         return self.head(local, token_map.to_points(z))
 
 

@@ -52,6 +52,21 @@ def solid_harmonics(r: Tensor, l_max: int) -> Tensor:
     return torch.stack(s[: (l_max + 1) ** 2], -2)
 
 
+def gaussian_features(r: Tensor, config: ModelConfig) -> Tensor:
+    """Φ_{n,lm} for displacements r: (n_near, 3, n) -> (n_near, n_features, n)."""
+    exponents = gaussian_exponents(config).to(r)
+    d2 = (r * r).sum(-2, keepdim=True)
+    fade = (1 - d2 / config.cutoff**2).clamp_min(0) ** 3
+    gauss = fade * torch.exp(-exponents[:, None] * d2)
+    harmonics = solid_harmonics(r, len(config.n_radial) - 1)
+    parts = []
+    for l, n in enumerate(config.n_radial):
+        radial = gauss[:, :n] * exponents[:n, None] ** (l / 2)
+        angular = harmonics[:, l * l : (l + 1) ** 2]
+        parts.append((radial[:, :, None] * angular[:, None]).flatten(1, 2))
+    return torch.cat(parts, 1)
+
+
 @dataclass(frozen=True)
 class Tile:
     """Neighbouring grid points, the tokens (or images of tokens) that they see, and how."""
@@ -86,7 +101,6 @@ class TokenMap:
     ) -> None:
         self.config = config
         self.n_points, self.n_tokens = len(coords), len(centers)
-        self.exponents = gaussian_exponents(config).to(coords.device, dtype)
         self.order = _spatial_order(coords)
         tokens, positions = images(centers, lattice, coords, config.cutoff)
         self.tiles: list[Tile] = []
@@ -98,21 +112,12 @@ class TokenMap:
             # displacements are differences in float64: sharp Gaussians need them
             r = (points[None] - positions[near, None]).mT.to(dtype)
             max_memory -= len(r) * config.n_features * len(points) * r.element_size() / 1e6
-            kept = self.features(r) if max_memory > 0 else None
+            kept = gaussian_features(r, config) if max_memory > 0 else None
             self.tiles.append(Tile(slice(start, start + len(points)), tokens[near], r, kept))
 
-    def features(self, r: Tensor) -> Tensor:
-        """Φ for displacements r: (n_near, 3, n) -> (n_near, n_features, n)."""
-        d2 = (r * r).sum(-2, keepdim=True)
-        fade = (1 - d2 / self.config.cutoff**2).clamp_min(0) ** 3
-        gauss = fade * torch.exp(-self.exponents[:, None] * d2)
-        harmonics = solid_harmonics(r, len(self.config.n_radial) - 1)
-        parts = []
-        for l, n in enumerate(self.config.n_radial):
-            radial = gauss[:, :n] * self.exponents[:n, None] ** (l / 2)
-            angular = harmonics[:, l * l : (l + 1) ** 2]
-            parts.append((radial[:, :, None] * angular[:, None]).flatten(1, 2))
-        return torch.cat(parts, 1)
+    def features(self, tile: Tile) -> Tensor:
+        """Φ of a tile, kept or computed, (n_near, n_features, n_tile)."""
+        return gaussian_features(tile.r, self.config) if tile.features is None else tile.features
 
     def blocks(self) -> Iterator[tuple[Tensor, list[Tile]]]:
         """Indices of the grid points in each block, and its tiles."""
@@ -134,7 +139,7 @@ class TokenMap:
         shape = (self.n_tokens, self.config.n_features, x.shape[1])
         c = x.new_zeros(shape, dtype=torch.float64)  # sums over all points lose nothing
         for tile, x_tile in zip(tiles, x.split(TILE), strict=True):
-            phi = self.features(tile.r) if tile.features is None else tile.features
+            phi = self.features(tile)
             seen = (phi.flatten(0, 1) @ x_tile).unflatten(0, phi.shape[:2])
             c.index_add_(0, tile.tokens, seen.double())
         return c
@@ -143,7 +148,7 @@ class TokenMap:
         """f = Φ z at the points of some tiles, (n_block, n_channels)."""
         parts = []
         for tile in tiles:
-            phi = self.features(tile.r) if tile.features is None else tile.features
+            phi = self.features(tile)
             parts.append(phi.flatten(0, 1).T @ z[tile.tokens].flatten(0, 1))
         return torch.cat(parts)
 

@@ -1,1 +1,1 @@
-
+"""Training: ``taufree train CONFIG``."""

@@ -1,0 +1,60 @@
+"""A training run in one tracked TOML file."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from taufree.errors import UserError
+from taufree.model.config import ModelConfig
+
+
+class TrainingConfig(BaseModel):
+    """Everything that a run depends on, beside the data."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: Path
+    """Folder made by ``taufree data build``; relative to the working directory."""
+    out: Path
+    """Folder of checkpoints, log, learning curve and the finished model."""
+    name: str = "ms2"
+    seed: int = 0
+    levels: tuple[int, ...] = (1, 2)
+    """Grid levels of the training densities."""
+    steps: int = Field(20_000, ge=1)
+    densities_per_step: int = Field(8, ge=1)
+    points_per_density: int = Field(2_000, ge=2)
+    learning_rate: float = Field(2e-2, gt=0)
+    warmup_steps: int = 200
+    energy_weight: float = Field(1.0, ge=0)
+    """Weight of the loss on ΔE_x beside that on ∫|Δe_x|."""
+    derivative_weight: float = Field(0.0, ge=0)
+    """Weight of the loss on the partial derivatives ∂e_x/∂(ρ, σ, τ) at τ̃."""
+    balance_weight: float = Field(3e-3, ge=0)
+    """Weight of the loss that keeps every expert in use."""
+    validate_every: int = Field(1_000, ge=1)
+    checkpoint_every: int = Field(500, ge=1)
+    model: ModelConfig = ModelConfig()
+
+
+def read_config(path: Path) -> TrainingConfig:
+    """Read a TOML file.
+
+    Raises
+    ------
+    UserError
+        If it cannot be read, or names a setting that does not exist or has a wrong value.
+    """
+    try:
+        return TrainingConfig.model_validate(tomllib.loads(path.read_text("utf-8")))
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path} is not TOML: {error}.") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{path}: {where}: {first['msg']}.") from error

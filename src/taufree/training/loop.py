@@ -1,0 +1,170 @@
+"""The training loop: draw, step, validate, checkpoint; the same on CPU, GPU and under torchrun."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
+from torch.optim import Optimizer
+
+from taufree.console import stderr
+from taufree.data.store import iter_records, manifest_checksum, read_manifest
+from taufree.errors import UserError
+from taufree.model.network import Network
+from taufree.model.storage import save_model
+from taufree.training.checkpoint import load_checkpoint, save_checkpoint
+from taufree.training.config import TrainingConfig, read_config
+from taufree.training.losses import Losses
+from taufree.training.plots import plot_learning_curve
+from taufree.training.samples import Sample, draw, samples_of
+
+
+def train(config_path: Path, *, resume: bool = True) -> dict[str, Any]:
+    """Train as a TOML file says, from its last checkpoint if there is one.
+
+    Every draw depends on seed, step and rank alone, and the checkpoint holds the optimizers'
+    state, so an interrupted run goes on bit for bit on the same machine and thread count.
+    """
+    config = read_config(config_path)
+    fabric = Fabric(accelerator="auto", devices="auto" if torch.cuda.is_available() else 1)
+    fabric.launch()
+    torch.manual_seed(config.seed)
+    losses = Losses(Network(config.model), config)
+    optimizers = make_optimizers(losses.network, config)
+    config.out.mkdir(parents=True, exist_ok=True)
+    checkpoint, log = config.out / "checkpoint.safetensors", config.out / "log.jsonl"
+    step, running = 0, dict[str, float]()
+    if resume and checkpoint.exists():
+        state = load_checkpoint(checkpoint, losses.network, optimizers)
+        if state["config"] != config.model_dump(mode="json"):
+            raise UserError(
+                f"{checkpoint} was made with other settings; name another out folder or remove it."
+            )
+        step, running = state["step"], state["running"]
+        _truncate_log(log, step)
+    else:
+        log.unlink(missing_ok=True)
+
+    train_set = load_samples(config, "train")
+    validation_set = load_samples(config, "validation")
+    module, *wrapped = fabric.setup(losses, *optimizers)
+    progress = Progress(
+        TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"), console=stderr, disable=not fabric.is_global_zero,
+    )
+    with progress:
+        task = progress.add_task("", total=config.steps, completed=step, note="")
+        while step < config.steps:
+            generator = torch.Generator().manual_seed(
+                (config.seed * 1_000_003 + step) * fabric.world_size + fabric.global_rank
+            )
+            chosen = torch.randint(len(train_set), (config.densities_per_step,), generator=generator)
+            samples = [train_set[i] for i in chosen.tolist()]
+            batch = draw(samples, config.points_per_density, config.model, generator)
+            factor = schedule(step, config)
+            for optimizer in wrapped:
+                for group in optimizer.param_groups:
+                    group["lr"] = config.learning_rate * factor * group["relative_lr"]
+                optimizer.zero_grad()
+            terms = module(batch)
+            fabric.backward(terms["total"])
+            for optimizer in wrapped:
+                optimizer.step()
+            step += 1
+            for key, value in terms.items():
+                running[key] = 0.99 * running.get(key, value.item()) + 0.01 * value.item()
+            progress.update(task, completed=step, note=f"L1 {running['l1'] * 1e3:.3f} mHa/e")
+            done = step == config.steps
+            if fabric.is_global_zero and (step % config.validate_every == 0 or done):
+                entry = {"step": step, "train": running, "validation": validate(losses, validation_set)}
+                with log.open("a") as file:
+                    file.write(json.dumps(entry) + "\n")
+                plot_learning_curve(log, config.out / "learning_curve.svg")
+            if fabric.is_global_zero and (step % config.checkpoint_every == 0 or done):
+                settings = config.model_dump(mode="json")
+                state = {"step": step, "config": settings, "running": running}
+                save_checkpoint(checkpoint, losses.network, optimizers, state)
+    metrics = json.loads(log.read_text().splitlines()[-1])["validation"]
+    weights = config.out / f"{config.name}.safetensors"
+    if fabric.is_global_zero:
+        save_model(weights, losses.network, _card(config, config_path, metrics))
+    return {"steps": step, "weights": str(weights), "validation": metrics}
+
+
+def make_optimizers(network: Network, config: TrainingConfig) -> list[Optimizer]:
+    """Muon (orthogonalized momentum) for matrices, Adam for vectors and stacks of matrices."""
+    matrices = [p for p in network.parameters() if p.ndim == 2 and min(p.shape) > 1]
+    others = [p for p in network.parameters() if not (p.ndim == 2 and min(p.shape) > 1)]
+    lr = config.learning_rate
+    muon = torch.optim.Muon(
+        matrices, lr=lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"
+    )
+    adam = torch.optim.Adam(others, lr=lr, betas=(0.9, 0.99))
+    for optimizer in (muon, adam):
+        for group in optimizer.param_groups:
+            group["relative_lr"] = 1.0
+    return [muon, adam]
+
+
+def schedule(step: int, config: TrainingConfig) -> float:
+    """Linear warm-up, then half a cosine down to zero."""
+    warm = min(1.0, (step + 1) / config.warmup_steps)
+    return warm * 0.5 * (1 + math.cos(math.pi * step / config.steps))
+
+
+def load_samples(config: TrainingConfig, split: str) -> list[Sample]:
+    """Every density of a split on the configured grid levels, with what its tokens see."""
+    samples = [
+        sample
+        for record in iter_records(config.data, split=split, levels=config.levels)
+        for sample in samples_of(record, config.model)
+    ]
+    if not samples:
+        raise UserError(f"{config.data} holds no {split} densities; run taufree data build first.")
+    return samples
+
+
+@torch.no_grad()
+def validate(losses: Losses, samples: list[Sample]) -> dict[str, float]:
+    """Means over densities of |ΔE_x| and ∫|Δe_x| in mHa, on all their points."""
+    energy: dict[str, float] = {}
+    absolute: dict[str, float] = {}
+    for sample in samples:
+        batch = draw([sample], None, losses.network.config)
+        error = (losses.exchange(batch)[0] - batch.exc) * batch.weights * sample.share * 1e3
+        energy[sample.density] = energy.get(sample.density, 0.0) + error.sum().item()
+        absolute[sample.density] = absolute.get(sample.density, 0.0) + error.abs().sum().item()
+    return {
+        "energy_error_mha": sum(map(abs, energy.values())) / len(energy),
+        "l1_mha": sum(absolute.values()) / len(absolute),
+    }
+
+
+def _truncate_log(log: Path, step: int) -> None:
+    """Drop what was logged after the checkpoint: those steps are run again."""
+    lines = log.read_text().splitlines() if log.exists() else []
+    kept = [line for line in lines if json.loads(line)["step"] <= step]
+    log.write_text("".join(line + "\n" for line in kept))
+
+
+def _card(config: TrainingConfig, path: Path, metrics: dict[str, float]) -> dict[str, Any]:
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False,
+        cwd=Path(__file__).parent,
+    )  # fmt: skip
+    return {
+        "command": f"taufree train {path}",
+        "training": config.model_dump(mode="json", exclude={"model"}),
+        "commit": commit.stdout.strip() or "unknown",
+        "data": manifest_checksum(read_manifest(config.data)),
+        "date": time.strftime("%Y-%m-%d"),
+        "metrics": {"validation": metrics},
+    }

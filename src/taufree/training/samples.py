@@ -1,0 +1,151 @@
+"""Densities ready for training: what the tokens see is known, grid points are drawn at random."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from taufree.data.store import ReferenceDensity
+from taufree.functional import RHO_THRESHOLD
+from taufree.model.attention import Bonds, bonds_between, make_bonds
+from taufree.model.config import ModelConfig
+from taufree.model.network import local_inputs, token_values
+from taufree.model.tokens import TokenMap, gaussian_features
+from taufree.physics.descriptors import (
+    contracted_gradient,
+    iso_orbital_indicator,
+    lda_exchange,
+    reduced_gradient_squared,
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One spin-unpolarized density: a closed shell's, or twice a spin channel's.
+
+    All of length n_points unless noted. ``density`` names the density it is part of, and
+    ``share`` is the weight of its energy there (1, or ½ for a spin channel).
+    """
+
+    density: str
+    share: float
+    electrons: float
+    coords: Tensor  # (n_points, 3)
+    centers: Tensor  # (n_tokens, 3)
+    seen: Tensor  # (n_tokens, n_features, 2): what the tokens see
+    bonds: Bonds
+    local: Tensor  # (n_points, 2)
+    p: Tensor
+    alpha: Tensor  # the parent's
+    lda: Tensor
+    exc: Tensor  # the parent's energy per volume
+    weights: Tensor
+    probability: Tensor  # of a point to be drawn
+
+
+def samples_of(record: ReferenceDensity, config: ModelConfig) -> Iterable[Sample]:
+    """One sample for a closed shell, one for each occupied spin channel otherwise."""
+    density = record.density
+    scale = density.n_spin
+    for spin in range(scale):
+        rho = scale * density.rho[spin]
+        held = rho > RHO_THRESHOLD
+        if not held.any():
+            continue
+        rho, weights, coords = rho[held], density.weights[held], density.coords[held]
+        sigma = contracted_gradient(scale * density.grad_rho[spin][held])
+        tau = scale * record.tau[spin][held]
+        p = reduced_gradient_squared(rho, sigma)
+        local, lda = local_inputs(rho, p), lda_exchange(rho)
+        token_map = TokenMap(config, coords, density.centers)
+        electrons = weights * rho
+        energy = weights * lda
+        probability = electrons / electrons.sum() + energy / energy.sum()
+        yield Sample(
+            density=f"{record.name} {record.density_kind} {record.grid_level}",
+            share=1 / scale,
+            electrons=float(electrons.sum()),
+            coords=coords,
+            centers=density.centers,
+            seen=token_map.to_tokens(token_values(local, electrons).float()),
+            bonds=bonds_between(density.centers, density.lattice, config.cutoff, torch.float32),
+            local=local.float(),
+            p=p,
+            alpha=iso_orbital_indicator(rho, sigma, tau),
+            lda=lda,
+            exc=record.exc[spin][held],
+            weights=weights,
+            probability=(probability / 2).float().clamp_min(0),
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Points drawn from several samples, in one row of tensors.
+
+    ``weights`` are w_j / (n q_j): sums over drawn points with them estimate integrals without bias.
+    """
+
+    samples: list[Sample]
+    seen: Tensor
+    bonds: Bonds
+    features: list[Tensor]  # (n_tokens · n_features, n_drawn) of each sample
+    owner: Tensor  # (n_points,), index of the sample
+    half: Tensor  # (n_points,), 0 or 1: two independent halves of each sample's draw
+    local: Tensor
+    p: Tensor
+    lda: Tensor
+    exc: Tensor
+    weights: Tensor
+
+
+def draw(
+    samples: list[Sample],
+    n_points: int | None,
+    config: ModelConfig,
+    generator: torch.Generator | None = None,
+) -> Batch:
+    """``n_points`` of each sample (all of them, with weights w_j, if None)."""
+    picks = [_pick(s, n_points, generator) for s in samples]
+    offsets = torch.tensor([0] + [len(s.centers) for s in samples]).cumsum(0).tolist()
+    shifted = list(zip(samples, offsets, strict=False))
+    bonds = make_bonds(
+        torch.cat([s.bonds.to + o for s, o in shifted]),
+        torch.cat([s.bonds.source + o for s, o in shifted]),
+        torch.cat([s.bonds.squared_distance for s in samples]),
+        config.cutoff,
+    )
+
+    def gather(field: str) -> Tensor:
+        return torch.cat([getattr(s, field)[i] for s, (i, _) in zip(samples, picks, strict=True)])
+
+    return Batch(
+        samples=samples,
+        seen=torch.cat([s.seen for s in samples]),
+        bonds=bonds,
+        features=[
+            gaussian_features((s.coords[i] - s.centers[:, None]).mT.float(), config).flatten(0, 1)
+            for s, (i, _) in zip(samples, picks, strict=True)
+        ],
+        owner=torch.cat([torch.full_like(i, k) for k, (i, _) in enumerate(picks)]),
+        half=torch.cat([torch.arange(len(i)) % 2 for i, _ in picks]),
+        local=gather("local"),
+        p=gather("p"),
+        lda=gather("lda"),
+        exc=gather("exc"),
+        weights=torch.cat([w for _, w in picks]),
+    )
+
+
+def _pick(
+    sample: Sample, n_points: int | None, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    if n_points is None:
+        return torch.arange(len(sample.weights)), sample.weights
+    index = torch.multinomial(
+        sample.probability, n_points, replacement=True, generator=generator
+    )
+    return index, sample.weights[index] / (n_points * sample.probability[index].double())
