@@ -20,6 +20,7 @@ from taufree.data.store import Entry
 from taufree.errors import WeightsError
 from taufree.hosts import single_point
 from taufree.physics.parents import PARENTS
+from taufree.training import loop
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 WATER = str(EXAMPLES / "water.xyz")
@@ -181,3 +182,30 @@ def test_interrupted_data_build_says_that_it_goes_on(taufree_command, monkeypatc
     monkeypatch.setattr(build, "build", interrupted)
     stopped = taufree_command("data", "build", "set")
     assert stopped.exit_code == 130 and "the same command goes on" in stopped.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "No such file"),
+        ("data = ", "is not TOML"),
+        ("out = 'run'", "data: Field required"),
+        ("data = 'none'\nout = 'run'\nstepps = 1", "stepps"),
+    ],
+)
+def test_train_refuses_a_bad_config_in_one_line(taufree_command, text, says):
+    if text:
+        Path("config.toml").write_text(text)
+    failed = taufree_command("train", "config.toml")
+    assert failed.exit_code == 1
+    assert len(failed.stderr.splitlines()) == 1 and says in failed.stderr
+    assert not Path("run").exists()
+
+
+def test_train_prints_what_came_out(taufree_command, monkeypatch):
+    result = {"steps": 5, "validation": {"l1_mha": 25.123456}}
+    monkeypatch.setattr(loop, "train", lambda config, resume: result | {"resumed": resume})
+    done = taufree_command("train", "config.toml", "--no-resume", "--json", "run.json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(Path("run.json").read_text()) == result | {"resumed": False}
+    assert "validation l1 mha" in done.stdout and "25.123" in done.stdout

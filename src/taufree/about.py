@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from importlib.metadata import version
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import pyscf.lib
 import torch
 from rich.table import Table
 
+from taufree.console import flat
+from taufree.model.storage import bundled_models, read_card
+
 PACKAGES = ("taufree", "torch", "pyscf", "numpy", "ase", "lightning-fabric", "dask")
 
 
 def about() -> dict[str, Any]:
     """Versions, threads, device, and the model card of every bundled model, by name."""
-    weights = files("taufree").joinpath("weights")
-    cards = sorted((f for f in weights.iterdir() if f.name.endswith(".json")), key=lambda f: f.name)
+    weights = Path(str(files("taufree").joinpath("weights")))
     cuda = torch.cuda.is_available()
     return {
         "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
         "threads": {"torch": torch.get_num_threads(), "pyscf": pyscf.lib.num_threads()},
         "device": torch.cuda.get_device_name() if cuda else "cpu",
-        "models": {f.name.removesuffix(".json"): json.loads(f.read_text("utf-8")) for f in cards},
+        "models": {name: read_card(weights / f"{name}.json") for name in bundled_models()},
     }
 
 
@@ -38,8 +40,8 @@ def table(result: dict[str, Any]) -> Table:
     table.add_row("device", result["device"])
     table.add_section()
     for name, card in result["models"].items():
-        metrics = card.get("metrics", {})
-        table.add_row(f"model {name}", "\n".join(f"{k}: {v}" for k, v in metrics.items()))
+        metrics = (f"{what}: {value}" for what, value in flat(card.get("metrics", {})))
+        table.add_row(f"model {name}", "\n".join(metrics))
     if not result["models"]:
         table.add_row("models", "none bundled")
     return table

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from taufree.console import Report, reported, stderr
+from taufree.console import Report, facts, reported, stderr
 
 AGAIN = "Nothing was written; the same command starts again."
 
@@ -110,6 +110,20 @@ def build_data(
     )
     result = {"folder": out, **summary(entries)}
     return Report(result, table(result), None if result["done"] else "every system failed.")
+
+
+@app.command()
+@reported(resume="The last checkpoint is kept; the same command goes on from it.")
+def train(
+    config: Annotated[Path, typer.Argument(help="The run: model, data, losses (see configs/).")],
+    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint.")] = True,
+    json: Json = None,
+) -> Report:
+    """Train a model, with checkpoints; goes on where it was interrupted."""
+    from taufree.training import loop
+
+    result = loop.train(config, resume=resume)
+    return Report(result, facts(result))
 
 
 @app.command()

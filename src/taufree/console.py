@@ -7,7 +7,7 @@ import functools
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,6 +21,7 @@ from taufree.errors import UserError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells do
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+"""For progress and messages; standard output is for tables."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,19 @@ def reported(resume: str) -> Callable[[Callable[..., Report]], Callable[..., Non
 def facts(result: Mapping[str, Any]) -> Table:
     """Two columns: what, and how much; for results that need no table of their own."""
     table = Table(show_header=False)
-    for name, value in result.items():
-        shown = f"{value:.6g}" if isinstance(value, float) else str(value)
-        table.add_row(escape(name.replace("_", " ")), escape(shown))
+    for name, value in flat(result):
+        table.add_row(escape(name), escape(value))
     return table
+
+
+def flat(result: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Name and value of every entry, in words; nested entries by all their names."""
+    for key, value in result.items():
+        name = f"{prefix}{key}".replace("_", " ")
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{name} ")
+        else:
+            yield name, f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
 def fail(message: str, status: int = 1) -> NoReturn:
