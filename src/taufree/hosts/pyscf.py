@@ -8,7 +8,7 @@ from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import torch
-from pyscf import dft, lib
+from pyscf import dft
 from pyscf.dft import libxc, numint
 from pyscf.gto.eval_gto import BLKSIZE
 from torch import Tensor
@@ -23,9 +23,7 @@ AO_BLOCK = 100 * BLKSIZE
 """Grid points whose AO values are contracted together."""
 
 
-def deorbitalize(
-    mf: KS, model: str | Functional = "ms2", potential: str = "ks"
-) -> KS:
+def deorbitalize(mf: KS, model: str | Functional = "ms2", potential: str = "ks") -> KS:
     """A Kohn-Sham object of the same kind, with the orbital-free surrogate of a meta-GGA.
 
     Parameters
@@ -55,7 +53,8 @@ def deorbitalize(
         )
     if not isinstance(mf, dft.rks.RKS | dft.uks.UKS | dft.roks.ROKS):
         raise UnsupportedError(
-            f"{type(mf).__name__} objects cannot be deorbitalized; use dft.RKS(mol) or dft.UKS(mol)."
+            f"{type(mf).__name__} objects cannot be deorbitalized; "
+            "use dft.RKS(mol) or dft.UKS(mol)."
         )
     _check_functional(mf, functional)
     new = mf.copy()
@@ -125,9 +124,8 @@ class DeorbitalizedNumInt(numint.NumInt):
         verbose: Any = None,
     ) -> tuple[Any, Any, np.ndarray]:
         """Electrons, E_xc and V_xc of spin-up and spin-down density matrices, as in PySCF."""
-        if np.ndim(dms) == 2:  # PySCF takes a total density matrix for a closed shell here
-            dms = np.array([dms * 0.5] * 2)
-        channels = [_channel(dms, s) for s in (0, 1)]
+        # splits a total density matrix, and the orbitals that tag one (of ROKS too)
+        channels = list(numint._format_uks_dm(dms))
         n, e, v = self._integrate(mol, grids, xc_code, channels, hermi, max_memory)
         if np.ndim(channels[0]) == 2:
             return n[:, 0], e[0], v[:, 0]
@@ -171,9 +169,7 @@ class DeorbitalizedNumInt(numint.NumInt):
                     rho[s, i, :, points] = make_rho(i, ao, mask, "GGA")
         return rho
 
-    def _exchange_correlation(
-        self, rho: np.ndarray, cache: _GridCache
-    ) -> tuple[float, np.ndarray]:
+    def _exchange_correlation(self, rho: np.ndarray, cache: _GridCache) -> tuple[float, np.ndarray]:
         """E_xc and its derivatives with respect to ρ and ∇ρ at each point, weights included.
 
         ``rho`` and the derivatives are (n_spin, 4, n_points). Exchange by spin scaling: half the
@@ -241,14 +237,6 @@ def libxc_eff(xc_code: str, rho: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return exc, vxc
 
 
-def _channel(dms: Any, spin: int) -> np.ndarray:
-    """Density matrices of one spin, with the orbitals that PySCF tagged them with."""
-    dm = np.asarray(dms[spin])
-    if getattr(dms, "mo_coeff", None) is None:
-        return dm
-    return lib.tag_array(dm, mo_coeff=dms.mo_coeff[spin], mo_occ=dms.mo_occ[spin])
-
-
 class _GridCache:
     """AO values, neighbour lists and positional features of one molecule on one grid."""
 
@@ -264,9 +252,7 @@ class _GridCache:
 
     def serves(self, mol: Any, grids: Any) -> bool:
         return (
-            mol is self.mol
-            and grids.coords is self._coords
-            and np.array_equal(mol._env, self._env)
+            mol is self.mol and grids.coords is self._coords and np.array_equal(mol._env, self._env)
         )
 
     def ao_blocks(self) -> Iterator[tuple[slice, np.ndarray, np.ndarray | None]]:
