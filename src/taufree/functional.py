@@ -125,10 +125,11 @@ class Functional:
                 n, g = leaf(rho[points]), leaf(sigma[points])
                 f = leaf(token_map.scatter(z, tiles))
                 p = reduced_gradient_squared(n, g)
-                a, gates[points] = network.head(local_inputs(n, p).to(self.dtype), f)
+                a, gate = network.head(local_inputs(n, p).to(self.dtype), f)
                 e = held[points] * lda_exchange(n) * parent.enhancement(p, a.double())
                 d_n, d_g, d_f = torch.autograd.grad(weights[points] @ e, (n, g, f))
             exc[points], alpha[points] = e.detach(), a.detach().double()
+            gates[points] = gate.detach()
             vrho[points], vsigma[points] = d_n, d_g
             d_z += token_map.gather(d_f, tiles)
 

@@ -183,6 +183,8 @@ class _ToPoints(torch.autograd.Function):
 
 def _spatial_order(coords: Tensor) -> Tensor:
     """Order along a Morton curve, so that consecutive points are neighbours in space."""
+    if not len(coords):
+        return torch.empty(0, dtype=torch.long, device=coords.device)
     cell = ((coords - coords.amin(0)) / 0.5).long().clamp_max(2**20 - 1)
     code = torch.zeros(len(coords), dtype=torch.long, device=coords.device)
     for bit, axis in itertools.product(range(20), range(3)):
@@ -195,7 +197,7 @@ def images(
 ) -> tuple[Tensor, Tensor]:
     """Token index and position of every token, or image of one, that some point may see."""
     index = torch.arange(len(centers), device=centers.device)
-    if lattice is None:
+    if lattice is None or not len(coords):
         return index, centers
     # planes of lattice points are 1/|b_i| apart (b_i: rows of the inverse, no 2π)
     inverse = torch.linalg.inv(lattice)
