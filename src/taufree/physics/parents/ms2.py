@@ -19,9 +19,10 @@ def enhancement(p: Tensor, alpha: Tensor) -> Tensor:
     p, alpha : Tensor, same shape, ≥ 0
         Squared reduced gradient and iso-orbital indicator.
     """
-    f1 = 1 + KAPPA - KAPPA**2 / (KAPPA + MU * p)
-    f0 = 1 + KAPPA - KAPPA**2 / (KAPPA + MU * p + C)
-    return f1 + interpolation(alpha) * (f0 - f1)
+    d = KAPPA + MU * p
+    f1 = 1 + KAPPA - KAPPA**2 / d
+    f0_minus_f1 = KAPPA**2 * C / (d * (d + C))  # the difference itself would cancel at large p
+    return f1 + interpolation(alpha) * f0_minus_f1
 
 
 def interpolation(alpha: Tensor) -> Tensor:
