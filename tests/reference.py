@@ -58,7 +58,7 @@ def orbital_density(mf: Any, level: int = 0) -> OrbitalDensity:
 
 
 def hydrogen_atom() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """ρ, σ, τ, ∇²ρ of the exact 1s orbital, and with them r; ρ = e^{−2r}/π on 0.01 ≤ r ≤ 12."""
+    """ρ, σ, τ, ∇²ρ of the exact 1s orbital; ρ = e^{−2r}/π on 0.01 ≤ r ≤ 12."""
     r = torch.linspace(0.01, 12, 400, dtype=torch.float64)
     rho = torch.exp(-2 * r) / torch.pi
     return rho, 4 * rho**2, rho / 2, (4 - 4 / r) * rho

@@ -31,7 +31,7 @@ SAME_INTEGRAL_SINGLE = 1e-6
 """The same with a float32 network."""
 
 SCREENING = 1e-9
-"""PySCF's neglect of small AO values and pairs (cutoff 1e-13 a product) over thousands of points."""
+"""PySCF leaves out AO values and pairs with products below 1e-13, at thousands of points."""
 
 ROTATION = 1e-5
 """What turning or moving a molecule may change beyond the parent's change on the same grid."""

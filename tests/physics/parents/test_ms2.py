@@ -21,7 +21,7 @@ from taufree.physics.descriptors import (
     tau_weizsaecker,
 )
 from taufree.physics.parents import PARENTS
-from taufree.physics.parents.ms2 import B, C, KAPPA, MU, enhancement, interpolation
+from taufree.physics.parents.ms2 import KAPPA, MU, B, C, enhancement, interpolation
 from tolerances import LIBXC, PRINTED_CONSTANT, QUADRATURE, ROUNDING
 
 EPSILON = torch.finfo(torch.float64).eps
@@ -193,7 +193,7 @@ def test_bounds_hold_for_any_deorbitalizer() -> None:
 
 
 def test_second_order_gradient_expansion() -> None:
-    """At α = 1 to first order in p, F_x = 1 + (10/81) p: the exact coefficient of a slow density."""
+    """At α = 1 and small p, F_x = 1 + (10/81) p: exact for a slowly varying density."""
     p = torch.zeros(1, dtype=torch.float64, requires_grad=True)
     (slope,) = grad(enhancement(p, torch.ones_like(p)), p)
     assert slope.item() == pytest.approx(10 / 81, rel=ROUNDING)
