@@ -23,11 +23,22 @@ app = typer.Typer(
 
 data = typer.Typer(help="Parent densities to train and test on.", no_args_is_help=True)
 app.add_typer(data, name="data")
+evaluate = typer.Typer(help="Errors of a model beside its parent.", no_args_is_help=True)
+app.add_typer(evaluate, name="evaluate")
 
 Json = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Write the result to FILE as JSON.")
 ]
 Model = Annotated[str, typer.Option(help="A bundled model, or the path of one.")]
+Split = Annotated[
+    Literal["train", "validation", "test"], typer.Option(help="Which systems, by formula.")
+]
+GridLevel = Annotated[int, typer.Option(min=0, max=9, help="PySCF's grid level.")]
+Plot = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Draw every system: .png, .svg or .pdf.")
+]
+Scheduler = Annotated[str | None, typer.Option(metavar="ADDRESS", help="A running Dask scheduler.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Local processes, if not one a core.")]
 
 
 @app.command()
@@ -43,7 +54,7 @@ def run(
         typer.Option(help="Full functional derivative, or the parent's at frozen τ."),
     ] = "ks",
     parent: Annotated[bool, typer.Option("--parent", help="Run the parent beside it.")] = False,
-    grid_level: Annotated[int, typer.Option(min=0, max=9, help="PySCF's grid level.")] = 3,
+    grid_level: GridLevel = 3,
     density_fit: Annotated[bool, typer.Option(help="Fit the density for the Coulomb part.")] = True,
     max_memory: Annotated[
         int | None, typer.Option(min=1, help="Memory to keep within, MB.")
@@ -86,12 +97,8 @@ def build_data(
         list[int] | None,
         typer.Option(min=0, max=9, help="Instead of the split's own grids; may be repeated."),
     ] = None,
-    scheduler: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="A running Dask scheduler.")
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Local processes, if not one a core.")
-    ] = None,
+    scheduler: Scheduler = None,
+    workers: Workers = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try those again.")] = False,
     json: Json = None,
 ) -> Report:
@@ -124,6 +131,63 @@ def train(
 
     result = loop.train(config, resume=resume)
     return Report(result, facts(result))
+
+
+@evaluate.command("density")
+@reported(resume=AGAIN)
+def evaluate_density(
+    folder: Annotated[Path, typer.Argument(help="Folder of the records.")] = Path("data"),
+    model: Model = "ms2",
+    split: Split = "test",
+    grid_level: GridLevel = 3,
+    plot: Plot = None,
+    json: Json = None,
+) -> Report:
+    """Errors at the parent's densities: the model's and every analytic deorbitalizer's."""
+    from taufree.evaluation import density, plots
+
+    if plot:
+        plots.check_format(plot)
+    result = density.evaluate(model, folder, split, grid_level, stderr)
+    if plot:
+        plots.plot_density(result, plot)
+    return Report(result, density.table(result))
+
+
+@evaluate.command("scf")
+@reported(resume="Finished systems are kept; the same command goes on.")
+def evaluate_scf(
+    out: Annotated[Path, typer.Argument(help="Folder that keeps finished systems.")] = Path("scf"),
+    model: Model = "ms2",
+    split: Split = "test",
+    name: Annotated[
+        list[str] | None, typer.Option(help="Only this system; may be repeated.")
+    ] = None,
+    grid_level: GridLevel = 3,
+    plot: Plot = None,
+    scheduler: Scheduler = None,
+    workers: Workers = None,
+    json: Json = None,
+) -> Report:
+    """Self-consistent results beside the parent's; goes on where it was interrupted."""
+    from taufree.data.build import select
+    from taufree.evaluation import plots, scf
+
+    if plot:
+        plots.check_format(plot)
+    result = scf.evaluate(
+        model,
+        split,
+        out=out,
+        systems=select(names=name) if name else None,
+        level=grid_level,
+        scheduler=scheduler,
+        workers=workers,
+        console=stderr,
+    )
+    if plot:
+        plots.plot_scf(result, plot)
+    return Report(result, scf.table(result))
 
 
 @app.command()

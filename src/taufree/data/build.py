@@ -146,7 +146,7 @@ def _run(
     """Yield the systems' entries as they finish."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with (
-        _client(scheduler, workers) as client,
+        dask_client(scheduler, workers) as client,
         Progress(*columns, TimeElapsedColumn(), console=console) as progress,
     ):
         bar = progress.add_task("parent densities", total=len(tasks))
@@ -181,7 +181,14 @@ def _failed(system: System, key: str, error: BaseException) -> Entry:
 
 
 @contextmanager
-def _client(scheduler: str | None, workers: int) -> Iterator[Client]:
+def dask_client(scheduler: str | None, workers: int) -> Iterator[Client]:
+    """Client of a running scheduler, or of a local cluster of ``workers`` one-thread processes.
+
+    Raises
+    ------
+    UserError
+        If no scheduler answers at the address.
+    """
     if scheduler is not None:
         try:
             client = Client(scheduler, timeout=CONNECT_SECONDS)

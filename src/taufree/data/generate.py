@@ -76,6 +76,23 @@ def converge_parent(
     If the default DIIS does not converge, a level shift and then second-order SCF go on from
     where it stopped. ``callback`` is called in every cycle of each.
     """
+    mf = mean_field(system)
+    mf.callback = callback
+    mf.kernel()
+    if not mf.converged:
+        mf.level_shift, mf.max_cycle = 0.3, 200
+        mf.kernel(mf.make_rdm1())
+        mf.level_shift = 0.0
+    if not mf.converged:
+        mf = mf.newton()
+        mf.kernel(mf.mo_coeff, mf.mo_occ)
+    if not mf.converged:
+        raise NotConvergedError("no convergence by DIIS, level shift or second-order SCF")
+    return mf
+
+
+def mean_field(system: System) -> dft.rks.RKS:
+    """Density-fitted RKS or, with unpaired electrons, UKS of the parent; PySCF's defaults."""
     mol = gto.M(
         atom=list(zip(system.symbols, system.positions, strict=True)),
         unit="Bohr",
@@ -89,17 +106,6 @@ def converge_parent(
     mf.chkfile = None
     if any(system.field):
         _apply_field(mf, np.array(system.field))
-    mf.callback = callback
-    mf.kernel()
-    if not mf.converged:
-        mf.level_shift, mf.max_cycle = 0.3, 200
-        mf.kernel(mf.make_rdm1())
-        mf.level_shift = 0.0
-    if not mf.converged:
-        mf = mf.newton()
-        mf.kernel(mf.mo_coeff, mf.mo_occ)
-    if not mf.converged:
-        raise NotConvergedError("no convergence by DIIS, level shift or second-order SCF")
     return mf
 
 

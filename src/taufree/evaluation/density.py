@@ -1,0 +1,245 @@
+"""Errors at the parent's own densities: the model and the classic deorbitalizers side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import track
+from rich.table import Table
+
+from taufree.data.splits import Split, split_of, systems_of
+from taufree.data.store import (
+    Entry,
+    ReferenceDensity,
+    load_record,
+    manifest_checksum,
+    read_manifest,
+)
+from taufree.data.systems import registry
+from taufree.errors import UserError
+from taufree.evaluation.errors import classic_alpha, errors, model_alpha, parent_of, routing
+from taufree.evaluation.thermochemistry import atom, atomization, atoms_of
+from taufree.functional import Functional
+from taufree.hosts.single_point import KCAL_PER_HARTREE
+from taufree.model.storage import load_model
+from taufree.physics.kinetic import DEORBITALIZERS
+
+MODEL = "model"
+"""The model among the deorbitalizers of a result; the others go by their names."""
+PROTOTYPE = ("LiF", "CO", "S", "P2", "PH2", "CH", "C2H2", "Na2")
+"""Systems with their own mean, for comparison with earlier figures at grid level 1."""
+SHOWN = 6
+"""So many missing systems are named in the table; the result names all."""
+KCAL_PER_MHA = KCAL_PER_HARTREE / 1000
+COLUMNS = {
+    "de_x_mha": ("|ΔE_x|", "mHa"),
+    "l1_mha": ("∫|Δe_x|", "mHa"),
+    "exc_mha": ("ε_x", "mHa"),
+    "vrho_mha": ("v_ρ", "mHa"),
+    "vsigma_sigma_mha": ("v_σ σ/ρ", "mHa"),
+    "vtau": ("v_τ", ""),
+    "atomization_kcal": ("|ΔE_at|", "kcal/mol"),
+}
+
+Errors = dict[str, dict[str, float]]  # by deorbitalizer, by quantity
+
+
+def evaluate(
+    model: str | Functional,
+    data: Path,
+    split: Split = "test",
+    level: int = 3,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Errors of a model and of every analytic deorbitalizer at the parent's converged densities.
+
+    Parameters
+    ----------
+    model : str or Functional
+        Name of a bundled model, a path, or a loaded functional.
+    data : Path
+        Folder of ``taufree data build``.
+    split : "train", "validation" or "test"
+    level : int
+        PySCF grid level of the records.
+    console : Console, optional
+        Where progress is shown.
+
+    Returns
+    -------
+    dict
+        ``systems``: a list with ``name``, ``formula``, ``kind``, ``n_electrons`` and ``errors`` of
+        each, by deorbitalizer (``model``, ``PCopt``, ...) and quantity, see
+        `taufree.evaluation.errors`; a molecule whose free atoms are in the data has
+        ``atomization_kcal`` too, the signed error of its atomization energy at fixed densities.
+        ``means``: means of the absolute values and their ``count``, over ``all`` systems, those of
+        the ``prototype`` table, and each ``kind``. ``routing``: share of the electrons each expert
+        takes, and the most experts active at a point. ``missing``: systems of the split that the
+        data lack.
+
+    Raises
+    ------
+    UserError
+        The data hold nothing to evaluate, are damaged, or are another parent's.
+    """
+    functional = load_model(model) if isinstance(model, str) else model
+    entries = read_manifest(data)
+    chosen = [e for e in entries.values() if e.status == "done" and split_of(e.formula) == split]
+    systems, expert_electrons, max_active = [], [0.0] * functional.network.config.n_experts, 0
+    for entry in track(chosen, "densities", console=console, disable=console is None):
+        for record in load_record(data / entry.file, [level], ["converged"], entry.sha256):
+            found, electrons, active = _evaluate(functional, record)
+            systems.append(_line(record, found))
+            expert_electrons = [a + b for a, b in zip(expert_electrons, electrons, strict=True)]
+            max_active = max(max_active, active)
+    if not systems:
+        raise UserError(
+            f"{data} holds no converged density of the {split} split at grid level {level}: run "
+            f"`taufree data build {data} --grid-level {level}`, or choose another level."
+        )
+    _add_atomization(functional, systems, data, entries, level)
+    names = {line["name"] for line in systems}
+    return {
+        "model": functional.name,
+        "parent": functional.parent.xc,
+        "split": split,
+        "grid_level": level,
+        "data": {"folder": data, "checksum": manifest_checksum(entries)},
+        "means": _means(systems),
+        "routing": {
+            "electron_share": [x / sum(expert_electrons) for x in expert_electrons],
+            "max_active": max_active,
+        },
+        "systems": systems,
+        "missing": [s.name for s in systems_of(split) if s.name not in names],
+    }
+
+
+def _evaluate(functional: Functional, record: ReferenceDensity) -> tuple[Errors, list[float], int]:
+    if parent_of(record) != functional.parent:
+        raise UserError(
+            f"{record.name} was calculated with {record.parent}, but the model stands for "
+            f"{functional.parent.xc}: choose the data of that parent."
+        )
+    alpha, gates = model_alpha(functional, record)
+    found = {MODEL: errors(record, alpha)} | {
+        name: errors(record, classic_alpha(deorbitalizer, record))
+        for name, deorbitalizer in DEORBITALIZERS.items()
+    }
+    return found, *routing(record, gates)
+
+
+def _line(record: ReferenceDensity, found: Errors) -> dict[str, Any]:
+    return {
+        "name": record.name,
+        "formula": record.formula,
+        "kind": record.kind,
+        "n_electrons": record.n_electrons,
+        "errors": found,
+    }
+
+
+def _add_atomization(
+    functional: Functional,
+    systems: Iterable[dict[str, Any]],
+    data: Path,
+    entries: dict[str, Entry],
+    level: int,
+) -> None:
+    """Error of the atomization energy for the molecules whose atoms are in the data.
+
+    Atoms of another split may lack the level; the finest below it then serves as well, for an error
+    hardly depends on the grid on which both energies are taken.
+    """
+    compositions = {line["name"]: atoms_of(registry()[line["name"]]) for line in systems}
+    of_atoms: dict[str, Errors] = {}
+    for symbol in {symbol for atoms in compositions.values() for symbol in atoms}:
+        entry = entries.get(atom(symbol).name)
+        if entry is None or entry.status != "done":
+            continue
+        records = load_record(data / entry.file, range(level + 1), ["converged"], entry.sha256)
+        if records:
+            finest = max(records, key=lambda record: record.grid_level)
+            of_atoms[symbol] = _evaluate(functional, finest)[0]
+    for line in systems:
+        atoms = compositions[line["name"]]
+        if not atoms or not atoms.keys() <= of_atoms.keys():
+            continue
+        for name, found in line["errors"].items():
+            free = {symbol: of_atoms[symbol][name]["de_x_mha"] for symbol in atoms}
+            error = atomization(found["de_x_mha"], atoms, free)
+            found["atomization_kcal"] = KCAL_PER_MHA * error
+
+
+def _means(systems: list[dict[str, Any]]) -> dict[str, Any]:
+    groups = {"all": systems, "prototype": [s for s in systems if s["name"] in PROTOTYPE]}
+    for line in systems:
+        groups.setdefault(line["kind"], []).append(line)
+    return {
+        group: {"count": len(lines), **_mean_absolute([line["errors"] for line in lines])}
+        for group, lines in groups.items()
+        if lines
+    }
+
+
+def _mean_absolute(found: list[Errors]) -> Errors:
+    means: Errors = {}
+    for name in found[0]:
+        means[name] = {}
+        for quantity in COLUMNS:
+            values = [abs(e[name][quantity]) for e in found if quantity in e[name]]
+            if values:
+                means[name][quantity] = sum(values) / len(values)
+    return means
+
+
+def table(result: dict[str, Any]) -> Table:
+    """Means of every deorbitalizer, then the model's errors of each system."""
+    n = result["means"]["all"]["count"]
+    table = Table(
+        title=f"errors at {n} {result['parent']} densities of the {result['split']} split, "
+        f"grid level {result['grid_level']}; means are of absolute values",
+        title_justify="left",
+    )
+    table.add_column("systems")
+    table.add_column("deorbitalizer")
+    for name, unit in COLUMNS.values():
+        table.add_column(f"{name}\n{unit}", justify="right")
+    for group, means in result["means"].items():
+        shown = {k: v for k, v in means.items() if k == MODEL or group in ("all", "prototype")}
+        for deorbitalizer, found in shown.items():
+            if deorbitalizer == "count":
+                continue
+            label = f"{group} ({means['count']})" if deorbitalizer == MODEL else ""
+            table.add_row(label, _label(deorbitalizer, result), *_cells(found))
+        table.add_section()
+    for line in result["systems"]:
+        table.add_row(
+            escape(line["name"]), _label(MODEL, result), *_cells(line["errors"][MODEL], sign="+")
+        )
+    shares = ", ".join(f"{100 * share:.1f}%" for share in result["routing"]["electron_share"])
+    active = result["routing"]["max_active"]
+    table.caption = f"electrons by expert: {shares}; at most {active} active at a point"
+    if missing := result["missing"]:
+        listed = ", ".join(missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
+        table.caption += f"\nnot in the data: {len(missing)} of the split ({escape(listed)})"
+    return table
+
+
+def _label(deorbitalizer: str, result: dict[str, Any]) -> str:
+    return escape(Path(result["model"]).name or MODEL) if deorbitalizer == MODEL else deorbitalizer
+
+
+def _cells(found: dict[str, float], sign: str = "") -> list[str]:
+    """Numbers of a row; signed ones with their sign where ``sign`` is "+"."""
+    signed = ("de_x_mha", "atomization_kcal")
+    return [
+        f"{found[key]:{sign if key in signed else ''}.{4 if key == 'vtau' else 2}f}"
+        if key in found
+        else "–"
+        for key in COLUMNS
+    ]

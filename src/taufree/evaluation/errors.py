@@ -1,0 +1,127 @@
+"""Errors of a deorbitalizer at one density of the parent.
+
+A deorbitalizer is an α̃(r), which the parent's analytic form turns into an energy and, at
+τ̃ = τ_W + α̃ τ_unif, into the partial derivatives that a self-consistent calculation sees. They are
+compared with libxc's at the orbitals' τ. Spin channels are scaled, E_x = ½ Σσ E_x[2ρσ], and the
+integrals below run over both in that sense.
+
+================= ======== ===================================================================
+error             unit     definition
+================= ======== ===================================================================
+de_x_mha          mHa      ΔE_x = ∫ Δe_x, signed
+l1_mha            mHa      L1 = ∫ |Δe_x|
+exc_mha           mHa      ∫ ρ|Δε_x| / ∫ρ of ε_x = e_x/ρ: L1 per electron
+vrho_mha          mHa      ∫ ρ|Δv_ρ| / ∫ρ
+vsigma_sigma_mha  mHa      ∫ |Δv_σ|σ / ∫ρ: v_σ diverges where ρ → 0, v_σ σ/ρ is an energy
+vtau              1        ∫ ρ|Δv_τ| / ∫ρ
+================= ======== ===================================================================
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from taufree.data.store import ReferenceDensity
+from taufree.errors import UserError
+from taufree.functional import Functional, hold
+from taufree.physics.descriptors import (
+    contracted_gradient,
+    iso_orbital_indicator,
+    reduced_gradient_squared,
+    reduced_laplacian,
+    tau_uniform,
+    tau_weizsaecker,
+)
+from taufree.physics.kinetic import Deorbitalizer
+from taufree.physics.parents import PARENTS, Parent, energy_density
+
+MHA = 1000.0
+
+
+def parent_of(record: ReferenceDensity) -> Parent:
+    """The parent functional of a record."""
+    return next(parent for parent in PARENTS.values() if parent.xc == record.parent)
+
+
+def scaled(record: ReferenceDensity) -> tuple[Tensor, Tensor]:
+    """ρ and σ of the spin-unpolarized densities n_spin·ρσ, (n_spin, n_points) each."""
+    density = record.density
+    return density.n_spin * density.rho, contracted_gradient(density.n_spin * density.grad_rho)
+
+
+def parent_alpha(record: ReferenceDensity) -> Tensor:
+    """α of the parent's orbitals, (n_spin, n_points)."""
+    rho, sigma, _ = hold(*scaled(record))
+    return iso_orbital_indicator(rho, sigma, record.density.n_spin * record.tau)
+
+
+def classic_alpha(deorbitalizer: Deorbitalizer, record: ReferenceDensity) -> Tensor:
+    """α̃(p, q) of an analytic deorbitalizer, (n_spin, n_points).
+
+    Raises
+    ------
+    UserError
+        The record has no Laplacian of the density.
+    """
+    if record.lapl is None:
+        raise UserError(f"{record.name} was stored without ∇²ρ, which analytic deorbitalizers need")
+    rho, sigma, _ = hold(*scaled(record))
+    q = reduced_laplacian(rho, record.density.n_spin * record.lapl)
+    return deorbitalizer(reduced_gradient_squared(rho, sigma), q)
+
+
+def model_alpha(functional: Functional, record: ReferenceDensity) -> tuple[Tensor, Tensor]:
+    """α̃ (n_spin, n_points) of a model, and the gates (n_spin, n_points, n_experts)."""
+    density = record.density.to(functional.device)
+    geometry = functional.geometry(density.coords, density.centers, density.lattice)
+    parts = [
+        functional.potential(rho.to(density.rho), sigma.to(density.rho), density.weights, geometry)
+        for rho, sigma in zip(*scaled(record), strict=True)
+    ]
+    alpha, gates = (
+        torch.stack([getattr(part, key) for part in parts]) for key in ("alpha", "gates")
+    )
+    return alpha.to(record.tau), gates.to(record.tau)
+
+
+def errors(record: ReferenceDensity, alpha: Tensor) -> dict[str, float]:
+    """Errors of α̃ (n_spin, n_points) at a density; the module's docstring defines them.
+
+    Where the density is below `taufree.functional.RHO_THRESHOLD`, a deorbitalized functional has
+    neither energy nor potential, and the parent's own count as errors.
+    """
+    rho, sigma, held = hold(*scaled(record))
+    tau = tau_weizsaecker(rho, sigma) + alpha * tau_uniform(rho)
+    variables = [x.detach().requires_grad_() for x in (rho, sigma, tau)]
+    with torch.enable_grad():
+        exc = energy_density(parent_of(record), *variables)
+        derivatives = torch.autograd.grad(exc.sum(), variables)
+    d_exc = exc.detach() * held - record.exc
+    exact = (record.vrho, record.vsigma, record.vtau)
+    d_rho, d_sigma, d_tau = (v * held - w for v, w in zip(derivatives, exact, strict=True))
+
+    rho, sigma = scaled(record)
+    weights = record.density.weights
+
+    def integral(values: Tensor) -> float:
+        return float((values @ weights).sum()) / record.density.n_spin
+
+    electrons = integral(rho)
+    return {
+        "de_x_mha": MHA * integral(d_exc),
+        "l1_mha": MHA * integral(d_exc.abs()),
+        "exc_mha": MHA * integral(d_exc.abs()) / electrons,
+        "vrho_mha": MHA * integral(rho * d_rho.abs()) / electrons,
+        "vsigma_sigma_mha": MHA * integral(sigma * d_sigma.abs()) / electrons,
+        "vtau": integral(rho * d_tau.abs()) / electrons,
+    }
+
+
+def routing(record: ReferenceDensity, gates: Tensor) -> tuple[list[float], int]:
+    """Electrons that go to each expert, and the largest number of experts active at a point."""
+    rho, _ = scaled(record)
+    electrons = rho * record.density.weights / record.density.n_spin
+    _, _, held = hold(*scaled(record))
+    active = (gates > 0).sum(-1) * held
+    return torch.einsum("sp,spe->e", electrons, gates).tolist(), int(active.max())

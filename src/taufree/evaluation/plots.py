@@ -1,0 +1,98 @@
+"""Pictures of evaluations: what every single system is like, not the mean alone."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from taufree.data.store import write_atomic
+from taufree.errors import UserError
+from taufree.evaluation.density import MODEL
+
+FORMATS = ("png", "svg", "pdf")
+ROW = 0.2  # inch
+BEST_CLASSIC = "PCopt"
+
+
+def check_format(path: Path) -> None:
+    """Say before a long calculation that its picture could not be written.
+
+    Raises
+    ------
+    UserError
+        The name does not end in .png, .svg or .pdf, or its folder is missing.
+    """
+    if path.suffix.removeprefix(".").lower() not in FORMATS:
+        raise UserError(f"--plot {path}: give a name that ends in .{', .'.join(FORMATS)}.")
+    if not path.resolve().parent.is_dir():
+        raise UserError(f"--plot {path}: the folder {path.parent} is missing: make it first.")
+
+
+def plot_density(result: dict[str, Any], path: Path) -> None:
+    """|ΔE_x| and ∫|Δe_x| of each system: the model, PCopt, and the other deorbitalizers in gray."""
+    lines = sorted(result["systems"], key=lambda line: line["errors"][MODEL]["l1_mha"])
+    figure, panels = _panels(2, len(lines), f"errors at {result['parent']} densities")
+    quantities = {"de_x_mha": r"$|ΔE_x|$ (mHa)", "l1_mha": r"$\int |Δe_x|$ (mHa)"}
+    for panel, (quantity, label) in zip(panels, quantities.items(), strict=True):
+        for row, line in enumerate(lines):
+            errors = {name: abs(found[quantity]) for name, found in line["errors"].items()}
+            model, best = errors.pop(MODEL), errors.pop(BEST_CLASSIC)
+            panel.plot(list(errors.values()), [row] * len(errors), ".", color="0.7", label="others")
+            panel.plot(best, row, "o", color="C1", label=BEST_CLASSIC)
+            panel.plot(model, row, "D", color="C0", label=MODEL)
+        panel.set(xscale="log", xlabel=label)
+    _finish(figure, panels, lines, path)
+
+
+def plot_scf(result: dict[str, Any], path: Path) -> None:
+    """Each system's total energy and atomization energy beside the parent's, and both SCF's cycles.
+
+    What did not converge has a red cross in place of its bars.
+    """
+    lines = sorted(result["systems"], key=lambda line: abs(line["de_total_mha"] or 0))
+    figure, panels = _panels(3, len(lines), f"self-consistent, beside {result['parent']}")
+    labels = r"$ΔE_\mathrm{total}$ (mHa)", "error of atomization energy (kcal/mol)", "SCF cycles"
+    for panel, label in zip(panels, labels, strict=True):
+        panel.set(xlabel=label)
+    panels[2].xaxis.get_major_locator().set_params(integer=True)
+    for row, line in enumerate(lines):
+        panels[0].barh(row, line["de_total_mha"] or 0, color="C0")
+        panels[1].barh(row, line["atomization_kcal"] or 0, color="C0")
+        if line["de_total_mha"] is None:
+            panels[0].plot(0, row, "xr", label="not converged", clip_on=False)
+        ring: dict[str, Any] = {"ms": 8, "mfc": "none", "mec": "C1"}
+        if "cycles" in line["parent"]:
+            panels[2].plot(line["parent"]["cycles"], row, "o", label="parent", **ring)
+        if "cycles" in line["deorbitalized"]:
+            cycles = line["deorbitalized"]["cycles"]
+            panels[2].plot(cycles, row, "D", ms=4, color="C0", label="deorbitalized")
+    _finish(figure, panels, lines, path)
+
+
+def _panels(n_panels: int, n_rows: int, title: str) -> tuple[Figure, Sequence[Axes]]:
+    figure = Figure(figsize=(3.5 * n_panels + 1, 1.5 + ROW * n_rows), layout="constrained")
+    figure.suptitle(title)
+    return figure, figure.subplots(1, n_panels, sharey=True, squeeze=False)[0]
+
+
+def _finish(
+    figure: Figure, panels: Sequence[Axes], lines: Sequence[dict[str, Any]], path: Path
+) -> None:
+    panels[0].set_yticks(range(len(lines)), [line["name"] for line in lines])
+    panels[0].set_ylim(-1, len(lines))
+    for panel in panels:
+        panel.grid(alpha=0.3)
+    labelled: dict[str, Artist] = {}
+    for panel in panels:
+        handles, labels = panel.get_legend_handles_labels()
+        labelled |= dict(zip(labels, handles, strict=True))
+    figure.legend(labelled.values(), labelled.keys(), loc="outside right upper", fontsize="small")
+    image = io.BytesIO()
+    figure.savefig(image, format=path.suffix.removeprefix(".").lower(), dpi=150)
+    write_atomic(path, image.getvalue())

@@ -1,0 +1,171 @@
+"""Self-consistent calculations of many systems: several at once, and each kept when finished."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from dask.system import CPU_COUNT
+from distributed import as_completed
+from pyscf import lib
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from taufree.data.build import dask_client
+from taufree.data.generate import mean_field
+from taufree.data.store import digest, file_of, write_atomic
+from taufree.data.systems import System
+from taufree.functional import Functional
+from taufree.hosts.pyscf import deorbitalize
+
+Which = Literal["deorbitalized", "parent"]
+Run = dict[str, Any]
+Task = tuple[System, Which]
+
+WHICH: tuple[Which, Which] = ("deorbitalized", "parent")
+
+
+def converge_all(
+    systems: Collection[System],
+    functional: Functional,
+    level: int,
+    *,
+    out: Path | None = None,
+    scheduler: str | None = None,
+    workers: int | None = None,
+    console: Console | None = None,
+) -> dict[Task, Run]:
+    """Result of `converge` for every system, with the functional and with its parent.
+
+    With a folder ``out``, finished calculations are read from there and written there at once; the
+    parent's serve every model. What broke off with an error is tried again.
+    """
+    store = _Store(out, functional, level)
+    tasks: list[Task] = [
+        (system, which) for system in sorted(systems, key=_cost, reverse=True) for which in WHICH
+    ]
+    runs = {task: kept for task in tasks if (kept := store.get(task)) is not None}
+    missing = [task for task in tasks if task not in runs]
+    for task, run in _calculate(missing, functional, level, scheduler, workers, console):
+        runs[task] = run
+        if "error" not in run:
+            store.put(task, run)
+    return runs
+
+
+def _cost(system: System) -> int:
+    return system.n_electrons * len(system.symbols) * (2 if system.spin else 1)
+
+
+class _Store:
+    """Finished calculations, one JSON file each; the parent's in a folder of their own."""
+
+    def __init__(self, folder: Path | None, functional: Functional, level: int) -> None:
+        self.level = level
+        self.folders: dict[Which, Path] = {}
+        if folder is not None:
+            self.folders["parent"] = folder / f"parent-{functional.parent.xc}"
+            self.folders["deorbitalized"] = folder / f"model-{fingerprint(functional)[:12]}"
+        for path in self.folders.values():
+            path.mkdir(parents=True, exist_ok=True)
+
+    def _path(self, task: Task) -> Path | None:
+        system, which = task
+        if not self.folders:
+            return None
+        key = digest(system, [self.level])[:12]
+        return self.folders[which] / f"{Path(file_of(system)).stem}-{key}.json"
+
+    def get(self, task: Task) -> Run | None:
+        path = self._path(task)
+        if path is not None and path.is_file():
+            with suppress(ValueError):  # damaged: calculate it again
+                return json.loads(path.read_text("utf-8"))
+        return None
+
+    def put(self, task: Task, run: Run) -> None:
+        path = self._path(task)
+        if path is not None:
+            write_atomic(path, json.dumps(run, indent=1).encode())
+
+
+def fingerprint(functional: Functional) -> str:
+    """SHA-256 over a model's configuration and parameters."""
+    network = functional.network
+    total = hashlib.sha256(network.config.model_dump_json().encode())
+    for name, tensor in sorted(network.state_dict().items()):
+        total.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
+    return total.hexdigest()
+
+
+def _calculate(
+    tasks: Sequence[Task],
+    functional: Functional,
+    level: int,
+    scheduler: str | None,
+    workers: int | None,
+    console: Console | None,
+) -> Iterator[tuple[Task, Run]]:
+    """Yield the tasks' results as they finish."""
+    if not tasks:
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with (
+        dask_client(scheduler, min(workers or CPU_COUNT, len(tasks))) as client,
+        Progress(
+            *columns, TimeElapsedColumn(), console=console, disable=console is None
+        ) as progress,
+    ):
+        bar = progress.add_task("self-consistent", total=len(tasks))
+        [shared] = client.scatter([functional], broadcast=True)
+        futures = {
+            client.submit(
+                converge, s, shared if which == "deorbitalized" else None, level,
+                pure=False, priority=-rank,
+            ): (s, which)
+            for rank, (s, which) in enumerate(tasks)
+        }  # fmt: skip
+        for future in as_completed(list(futures)):
+            system, which = task = futures.pop(future)
+            error = future.exception()
+            run = failed(error) if error else future.result()
+            if not run["converged"]:
+                why = run.get("error", f"not converged in {run['cycles']} cycles")
+                progress.console.print(f"{system.name}, {which}: {why}", markup=False)
+            yield task, run
+            progress.advance(bar)
+
+
+def converge(system: System, functional: Functional | None, level: int) -> Run:
+    """One calculation, on one thread: the parent, or a functional in place of it."""
+    lib.num_threads(1)  # parallel over systems
+    torch.set_num_threads(1)
+    try:
+        mf = mean_field(system)
+        mf.grids.level = level
+        if functional is not None:
+            mf = deorbitalize(mf, functional)
+        start = time.perf_counter()
+        energy = mf.kernel()
+        wall = time.perf_counter() - start
+        return {
+            "converged": bool(mf.converged),
+            "cycles": int(mf.cycles),
+            "energy_hartree": float(energy),
+            "dipole_debye": [float(x) for x in mf.dip_moment(unit="Debye", verbose=0)],
+            "wall_s": wall,
+        }
+    except Exception as error:  # one system's trouble is not the others'
+        return failed(error)
+
+
+def failed(error: BaseException) -> Run:
+    """What is reported of a calculation that broke off."""
+    lines = f"{type(error).__name__}: {error}".splitlines()
+    return {"converged": False, "error": lines[0]}
