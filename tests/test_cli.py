@@ -209,3 +209,12 @@ def test_train_prints_what_came_out(taufree_command, monkeypatch):
     assert done.exit_code == 0, done.stderr
     assert json.loads(Path("run.json").read_text()) == result | {"resumed": False}
     assert "validation l1 mha" in done.stdout and "25.123" in done.stdout
+
+
+@pytest.mark.parametrize("command", [("run", WATER), ("evaluate", "density"), ("evaluate", "scf")])
+def test_unknown_model_is_refused_in_one_line(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    arguments = [*command, "--model", "none", "--json", "result.json"]
+    failed = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert failed.exit_code == 1 and len(failed.stderr.splitlines()) == 1
+    assert "No model 'none'" in failed.stderr and os.listdir() == []
