@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from taufree.console import Report, facts, reported, stderr
+from taufree.evaluation.speed.commands import bench
 
 AGAIN = "Nothing was written; the same command starts again."
 
@@ -23,6 +24,7 @@ app = typer.Typer(
 
 data = typer.Typer(help="Parent densities to train and test on.", no_args_is_help=True)
 app.add_typer(data, name="data")
+app.add_typer(bench, name="bench")
 evaluate = typer.Typer(help="Errors of a model beside its parent.", no_args_is_help=True)
 app.add_typer(evaluate, name="evaluate")
 

@@ -1,0 +1,1 @@
+"""Speed beside PBE and the parent, in the same process: ``taufree bench``."""

@@ -1,0 +1,233 @@
+"""``taufree bench``: the options of each benchmark. Heavy imports stand inside the commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from taufree.console import Report, reported, stderr
+from taufree.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+AGAIN = "Nothing was written; the same command starts again."
+PLOT_FORMATS = {".svg", ".png", ".pdf"}
+
+bench = typer.Typer(help="Speed beside PBE, the parent and other networks.", no_args_is_help=True)
+
+Json = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Write the result to FILE as JSON.")
+]
+Plot = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Draw the result (.svg, .png or .pdf).")
+]
+Model = Annotated[str, typer.Option(help="A bundled model, or the path of one.")]
+Molecule = Annotated[
+    Path | None, typer.Argument(metavar="[FILE]", help="Structure, if not benzene.")
+]
+Basis = Annotated[str, typer.Option(help="Gaussian basis, by PySCF's name.")]
+GridLevel = Annotated[int, typer.Option(min=0, max=9, help="PySCF's grid level.")]
+Repeats = Annotated[int, typer.Option(min=1, help="Times each is run; medians are shown.")]
+MaxMemory = Annotated[int | None, typer.Option(min=1, help="PySCF's memory limit, MB.")]
+
+
+@bench.command()
+@reported(resume=AGAIN)
+def xc(
+    file: Molecule = None,
+    basis: Annotated[
+        list[str] | None,
+        typer.Option(help="Default def2-tzvp and def2-qzvp; may be repeated."),
+    ] = None,
+    model: Model = "ms2",
+    grid_level: GridLevel = 3,
+    repeats: Repeats = 5,
+    max_memory: MaxMemory = None,
+    plot: Plot = None,
+    json: Json = None,
+) -> Report:
+    """One XC build: first and later ones, PBE and the parent in turn, and where the time goes."""
+    check_plot(plot)
+    import taufree
+    from taufree.evaluation.speed import xc as speed
+
+    result = speed.bench_xc(
+        taufree.load_model(model),
+        file=file,
+        bases=basis or ["def2-tzvp", "def2-qzvp"],
+        grid_level=grid_level,
+        repeats=repeats,
+        max_memory=max_memory,
+        say=say,
+    )
+    draw(plot, speed.plot, result)
+    return Report(result, speed.table(result))
+
+
+@bench.command()
+@reported(resume=AGAIN)
+def scf(
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FILE]", help="Structure, if not benzene, C16H34 and (H2O)16."),
+    ] = None,
+    basis: Basis = "def2-tzvp",
+    model: Model = "ms2",
+    grid_level: GridLevel = 3,
+    repeats: Repeats = 5,
+    max_memory: MaxMemory = None,
+    plot: Plot = None,
+    json: Json = None,
+) -> Report:
+    """Whole density-fitted SCF: wall time, cycles and energy beside PBE and the parent."""
+    check_plot(plot)
+    import taufree
+    from taufree.evaluation.speed import scf as speed
+
+    result = speed.bench_scf(
+        taufree.load_model(model),
+        file=file,
+        basis=basis,
+        grid_level=grid_level,
+        repeats=repeats,
+        max_memory=max_memory,
+        say=say,
+    )
+    draw(plot, speed.plot, result)
+    return Report(result, speed.table(result), speed.unconverged(result))
+
+
+@bench.command()
+@reported(resume=AGAIN)
+def scaling(
+    family: Annotated[
+        list[str] | None, typer.Option(help="alkane or water (default both); may be repeated.")
+    ] = None,
+    atoms: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="At least so many (default 20, 40, 80, 150); may be repeated."),
+    ] = None,
+    basis: Basis = "def2-svp",
+    model: Model = "ms2",
+    grid_level: GridLevel = 3,
+    repeats: Repeats = 3,
+    max_memory: MaxMemory = None,
+    reference_atoms: Annotated[
+        int, typer.Option(min=0, help="Compare energies with the reference form up to this size.")
+    ] = 50,
+    plot: Plot = None,
+    json: Json = None,
+) -> Report:
+    """Time and memory of an XC build against the number of atoms, with fitted exponents."""
+    check_plot(plot)
+    from taufree.evaluation.speed import scaling as speed
+
+    setup = speed.Setup(
+        model=model,
+        basis=basis,
+        grid_level=grid_level,
+        repeats=repeats,
+        max_memory=max_memory,
+        reference_atoms=reference_atoms,
+    )
+    result = speed.bench_scaling(
+        setup, families=family or ["alkane", "water"], sizes=atoms or [20, 40, 80, 150], say=say
+    )
+    draw(plot, speed.plot, result)
+    return Report(result, speed.table(result), speed.failure(result))
+
+
+@bench.command()
+@reported(resume=AGAIN)
+def train(
+    file: Molecule = None,
+    basis: Basis = "def2-svp",
+    model: Model = "ms2",
+    grid_level: GridLevel = 1,
+    densities: Annotated[int, typer.Option(min=1, help="Densities in a step.")] = 8,
+    points: Annotated[int, typer.Option(min=2, help="Grid points drawn from each.")] = 2000,
+    repeats: Repeats = 20,
+    plot: Plot = None,
+    json: Json = None,
+) -> Report:
+    """Training throughput: grid points a second, forward and backward."""
+    check_plot(plot)
+    import taufree
+    from taufree.evaluation.speed import train as speed
+
+    result = speed.bench_train(
+        taufree.load_model(model),
+        file=file,
+        basis=basis,
+        grid_level=grid_level,
+        densities=densities,
+        points=points,
+        repeats=repeats,
+        say=say,
+    )
+    draw(plot, speed.plot, result)
+    return Report(result, speed.table(result))
+
+
+@bench.command()
+@reported(resume=AGAIN)
+def peers(
+    file: Molecule = None,
+    basis: Basis = "def2-tzvp",
+    model: Model = "ms2",
+    grid_level: GridLevel = 3,
+    points: Annotated[
+        int, typer.Option(min=2, help="Grid points for the source paper's network, which is slow.")
+    ] = 8000,
+    repeats: Repeats = 3,
+    plot: Plot = None,
+    json: Json = None,
+) -> Report:
+    """Time per grid point for energy and potential, beside the networks of others."""
+    check_plot(plot)
+    import taufree
+    from taufree.evaluation.speed import peers as speed
+
+    result = speed.bench_peers(
+        taufree.load_model(model),
+        file=file,
+        basis=basis,
+        grid_level=grid_level,
+        points=points,
+        repeats=repeats,
+        say=say,
+    )
+    draw(plot, speed.plot, result)
+    return Report(result, speed.table(result))
+
+
+def say(line: str) -> None:
+    """Progress, where somebody watches."""
+    if stderr.is_terminal:
+        stderr.print(line)
+
+
+def check_plot(path: Path | None) -> None:
+    """Say before a long benchmark, not after it, that its plot cannot be written.
+
+    Raises
+    ------
+    UserError
+        A format that is not offered, or a folder that is missing.
+    """
+    if path is None:
+        return
+    if path.suffix not in PLOT_FORMATS:
+        raise UserError(f"--plot {path}: end the name in {', '.join(sorted(PLOT_FORMATS))}.")
+    if not path.resolve().parent.is_dir():
+        raise UserError(f"--plot {path}: the folder {path.parent} is missing: make it first.")
+
+
+def draw(path: Path | None, plot: Any, result: dict[str, Any]) -> None:
+    """Save the figure that ``plot`` makes of a result, if a path is given."""
+    if path is not None:
+        figure: Figure = plot(result)
+        figure.savefig(path, dpi=150)

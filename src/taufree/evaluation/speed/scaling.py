@@ -1,0 +1,236 @@
+"""Time and memory of one XC build against the number of atoms, each size in a fresh process."""
+
+from __future__ import annotations
+
+import copy
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
+from rich.table import Table
+
+import taufree
+from taufree.errors import UserError
+from taufree.evaluation.speed import measure, systems
+from taufree.evaluation.speed.measure import DEORBITALIZED, GGA, Say
+from taufree.functional import Functional
+
+NETWORK, OWN = "network", "own"
+MARKERS = {"alkane": "o", "water": "s"}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is the same for all sizes; ``max_memory`` in MB.
+
+    Up to ``reference_atoms`` the fast form's energy is compared with the reference form's.
+    """
+
+    model: str
+    basis: str
+    grid_level: int
+    repeats: int
+    max_memory: int | None
+    reference_atoms: int
+
+
+def bench_scaling(
+    setup: Setup, *, families: list[str], sizes: list[int], say: Say
+) -> dict[str, Any]:
+    """Measure every family at every size, and fit t ∝ (atoms)^k.
+
+    The density is PySCF's first guess, so that no SCF is needed.
+
+    Raises
+    ------
+    UserError
+        A family that there is not.
+    """
+    if unknown := set(families) - set(systems.FAMILIES):
+        raise UserError(f"--family {unknown.pop()}: choose of {', '.join(systems.FAMILIES)}.")
+    functional = taufree.load_model(setup.model)
+    results: list[dict[str, Any]] = []
+    failures = []
+    for family in families:
+        for n_atoms in sorted(sizes):
+            say(f"{family}, {n_atoms} atoms, {setup.basis}")
+            try:
+                # a process of its own: memory that smaller molecules left behind is not counted
+                with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+                    results.append(pool.submit(measure_size, setup, family, n_atoms).result())
+            except BrokenProcessPool:
+                failures.append(f"{family} {n_atoms}")
+    return {
+        "benchmark": "scaling",
+        "conditions": measure.conditions(functional),
+        "parent": functional.parent.xc,
+        "settings": asdict(setup),
+        "results": results,
+        "exponents": {f: exponents([r for r in results if r["family"] == f]) for f in families},
+        "failures": failures,
+    }
+
+
+def measure_size(setup: Setup, family: str, n_atoms: int) -> dict[str, Any]:
+    """Everything about one molecule, in the process that this is called in."""
+    functional = measure.Stopwatch(taufree.load_model(setup.model))
+    warm_up = Atoms("H2", [(0, 0, 0), (0, 0, 0.74)])  # libraries load at the first call
+    _first_builds(warm_up, functional, "def2-svp", 0, None)
+    functional.geometry_s.clear()
+
+    atoms = systems.family_member(family, n_atoms)
+    fields, dm, memory = _first_builds(
+        atoms, functional, setup.basis, setup.grid_level, setup.max_memory
+    )
+    functional.potential_s.clear()
+    tasks = {name: lambda mf=mf: measure.xc_build(mf, dm) for name, mf in fields.items()}
+    builds = measure.interleaved(tasks, setup.repeats)
+    mf = fields[DEORBITALIZED]
+    result: dict[str, Any] = {
+        "family": family,
+        "formula": atoms.get_chemical_formula(),
+        "n_atoms": len(atoms),
+        "n_ao": mf.mol.nao,
+        "n_points": mf.grids.weights.size,
+        "n_evaluated": len(functional.density[0]),
+        "geometry_s": functional.geometry_s[-1],
+        NETWORK: measure.spread(functional.potential_s),
+        "builds": {name: measure.spread(seconds) for name, seconds in builds.items()},
+        "memory_mb": memory,
+    }
+    if len(atoms) <= setup.reference_atoms:
+        del fields, mf
+        error = functional.exchange - reference_exchange(functional)
+        result["fast_minus_reference_hartree_per_atom"] = error / len(atoms)
+    return result
+
+
+def _first_builds(
+    atoms: Atoms,
+    functional: Functional,
+    basis: str,
+    grid_level: int,
+    max_memory: int | None,
+) -> tuple[dict[str, Any], np.ndarray, dict[str, float | None]]:
+    """Each functional's first build and its peak memory; PySCF's own before the network's."""
+    fields = measure.mean_fields(atoms, functional, basis, grid_level, max_memory)
+    dm = fields[GGA].get_init_guess(key="minao")
+    fields[GGA].initialize_grids(dm=dm)
+    memory: dict[str, float | None] = {}
+    for name in [n for n in fields if n != DEORBITALIZED] + [DEORBITALIZED]:
+        fields[name].grids = fields[GGA].grids
+        with measure.PeakMemory() as peak:
+            measure.xc_build(fields[name], dm)
+        memory[name] = peak.mb
+    return fields, dm, memory
+
+
+def reference_exchange(functional: measure.Stopwatch) -> float:
+    """E_x of the last density in the plain form, the network in float64."""
+    plain = Functional(copy.deepcopy(functional.network).double())
+    rho, sigma, weights = functional.density
+    coords, centers = functional.coords
+    geometry = plain.geometry(coords, centers)
+    with torch.no_grad():
+        return float(weights @ plain.energy_density(rho, sigma, weights, geometry))
+
+
+def exponents(results: list[dict[str, Any]]) -> dict[str, float]:
+    """Slopes of ln(time) and ln(memory) against ln(atoms), by least squares."""
+    atoms = [r["n_atoms"] for r in results]
+    if len(set(atoms)) < 2:
+        return {}
+    fits = {}
+    for name, values in curves(results).items():
+        if all(value and value > 0 for value in values):
+            fits[name] = float(np.polyfit(np.log(atoms), np.log(values), 1)[0])
+    return fits
+
+
+def curves(results: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """What is fitted and drawn, by name: one number for each size."""
+    names = list(results[0]["builds"])
+    return {
+        NETWORK: [r[NETWORK]["median_s"] for r in results],
+        **{f"{n}, XC build": [r["builds"][n]["median_s"] for r in results] for n in names},
+        "geometry, once": [r["geometry_s"] for r in results],
+        **{f"{n}, memory": [r["memory_mb"][n] for r in results] for n in names},
+    }
+
+
+def failure(result: dict[str, Any]) -> str | None:
+    """Sizes that the system killed, most likely for memory."""
+    names = ", ".join(result["failures"])
+    return f"no memory for {names}: leave out these sizes or lower --max-memory." if names else None
+
+
+def table(result: dict[str, Any]) -> Table:
+    """A row a molecule; network time by grid point, whole builds, memory."""
+    functionals = [DEORBITALIZED, GGA, result["parent"]]
+    short = ["deorb.", *functionals[1:]]
+    columns = ["", "atoms", "points", "network\ns", "\nµs/pt", "geom.\ns"]
+    columns += [f"{n}\ns" for n in short] + [f"{n}\nMB" for n in short]
+    columns += ["fast−ref\nHa/atom"]
+    title = f"XC build, {result['settings']['basis']}, PySCF's first-guess densities"
+    table = measure.new_table(title, columns, result)
+    for family, fits in result["exponents"].items():
+        table.add_section()
+        for run in [r for r in result["results"] if r["family"] == family]:
+            network = run[NETWORK]["median_s"]
+            difference = run.get("fast_minus_reference_hartree_per_atom")
+            table.add_row(
+                run["formula"],
+                str(run["n_atoms"]),
+                f"{run['n_points']:,}",
+                f"{network:.3f}",
+                f"{1e6 * network / run['n_evaluated']:.2f}",
+                f"{run['geometry_s']:.3f}",
+                *(f"{run['builds'][n]['median_s']:.2f}" for n in functionals),
+                *(_megabytes(run["memory_mb"][n]) for n in functionals),
+                "" if difference is None else f"{difference:+.0e}",
+            )
+        powers = [fits.get(n) for n in (NETWORK, "geometry, once")]
+        powers += [fits.get(f"{n}, XC build") for n in functionals]
+        powers += [fits.get(f"{n}, memory") for n in functionals]
+        shown = ["" if k is None else f"{k:.2f}" for k in powers]
+        table.add_row("exponent", "", "", shown[0], "", *shown[1:])
+    return table
+
+
+def _megabytes(mb: float | None) -> str:
+    return "" if mb is None else f"{mb:,.0f}"
+
+
+def plot(result: dict[str, Any]) -> Figure:
+    """Time and memory against atoms, double logarithmic, with the fitted exponents."""
+    figure = Figure(figsize=(13, 6), layout="constrained")
+    panels = dict(zip(("XC build", OWN, "memory"), figure.subplots(1, 3), strict=True))
+    for family, fits in result["exponents"].items():
+        runs = [r for r in result["results"] if r["family"] == family]
+        for name, values in curves(runs).items() if runs else ():
+            panel = next((p for p in panels if name.endswith(p)), OWN)
+            label = name.removesuffix(f", {panel}")
+            panels[panel].loglog(
+                [r["n_atoms"] for r in runs],
+                values,
+                marker=MARKERS.get(family, "^"),
+                linestyle="-" if family == "alkane" else "--",
+                color=measure.color(name if panel != OWN else DEORBITALIZED),
+                alpha=0.5 if name.startswith("geometry") else 1,
+                label=f"{family}: {label}" + (f" ∝ N^{fits[name]:.2f}" if name in fits else ""),
+            )
+    titles = ("XC build, later ones (s)", "network alone (s)", "peak memory, first build (MB)")
+    for axes, title in zip(panels.values(), titles, strict=True):
+        axes.set(xlabel="atoms", title=title)
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_minor_formatter(ScalarFormatter())
+        axes.grid(which="both", alpha=0.25)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), fontsize=8, frameon=False)
+    return measure.sign(figure, result)
