@@ -154,7 +154,7 @@ def ours(functional: Functional, density: Densities) -> Peer:
     """`Functional.potential`, and for the energy alone the plain form without its gradient."""
     held = density.rho > RHO_THRESHOLD
     centers = torch.from_numpy(density.mol.atom_coords())
-    geometry = functional.geometry(density.coords[held], centers, max_memory=2000)
+    geometry = functional.geometry(density.coords[held], centers)
     arguments = (
         density.rho[held],
         contracted_gradient(density.grad_rho[held]),

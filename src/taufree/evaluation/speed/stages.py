@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import collections
 import linecache
 import sys
 import threading
+import time
 from pathlib import Path
 from types import FrameType
 
@@ -27,7 +27,8 @@ STAGES: dict[str, dict[str, str]] = {
         "head": "experts",
         "grad(weights": "experts, backward",
         "gather(d_f": "points to tokens, backward",
-        "": "spread to the points, local algebra",
+        "scatter(d_seen": "spread to the points",
+        "": "local algebra",
     },
     "_exchange_correlation": {"": "copies"},
     "_potential_matrix": {"": "matrix contraction"},
@@ -36,14 +37,16 @@ STAGES: dict[str, dict[str, str]] = {
 
 
 class StageSampler:
-    """Counts, over a ``with`` block, in which stage and at which line its thread is.
+    """Adds up, over a ``with`` block, how long its thread is in which stage and at which line.
 
-    Line counts name the innermost line of this package, so they point at the code to look at.
+    A sample counts for the time since the last one: while compiled code keeps Python's lock there
+    are none, and the next, at the line that called it, makes up for them. Lines are the innermost
+    of this package, so they point at the code to look at.
     """
 
     def __init__(self, interval: float = 1e-3) -> None:
-        self.stages: collections.Counter[str] = collections.Counter()
-        self.lines: collections.Counter[str] = collections.Counter()
+        self.stages: dict[str, float] = {}
+        self.lines: dict[str, float] = {}
         self._interval = interval
         self._stop = threading.Event()
 
@@ -59,21 +62,30 @@ class StageSampler:
 
     def shares(self) -> dict[str, float]:
         """Fraction of the time in each stage, largest first."""
-        total = max(self.stages.total(), 1)
-        return {stage: n / total for stage, n in self.stages.most_common()}
+        return _shares(self.stages)
 
     def hot_lines(self, n: int = 12) -> dict[str, float]:
         """Fraction of the time at each of the ``n`` busiest lines."""
-        total = max(self.lines.total(), 1)
-        return {line: count / total for line, count in self.lines.most_common(n)}
+        return dict(list(_shares(self.lines).items())[:n])
 
     def _watch(self) -> None:
+        last = time.perf_counter()
         while not self._stop.wait(self._interval):
             frame = sys._current_frames().get(self._watched)
+            now = time.perf_counter()
             own = [f for f in _outward(frame) if f.f_code.co_filename.startswith(PACKAGE)]
             if own:
-                self.stages[_stage(own)] += 1
-                self.lines[f"{Path(own[0].f_code.co_filename).name}: {_line(own[0])}"] += 1
+                line = f"{Path(own[0].f_code.co_filename).name}: {_line(own[0])}"
+                self.lines[line] = self.lines.get(line, 0.0) + now - last
+                stage = _stage(own)
+                self.stages[stage] = self.stages.get(stage, 0.0) + now - last
+            last = now
+
+
+def _shares(seconds: dict[str, float]) -> dict[str, float]:
+    total = sum(seconds.values()) or 1.0
+    ranked = sorted(seconds.items(), key=lambda item: -item[1])
+    return {name: s / total for name, s in ranked}
 
 
 def _outward(frame: FrameType | None) -> list[FrameType]:

@@ -146,7 +146,7 @@ def plain_form(
     density = record.density
     rho, weights = density.rho[0].requires_grad_(), density.weights
     sigma = (density.grad_rho[0] ** 2).sum(-1).requires_grad_()
-    geometry = plain.geometry(density.coords, density.centers, max_memory=2000)
+    geometry = plain.geometry(density.coords, density.centers)
     parameters = list(plain.network.parameters())
 
     def energy() -> Tensor:
