@@ -10,6 +10,7 @@ from typing import Any
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from taufree.data.store import write_atomic
 from taufree.errors import UserError
@@ -60,7 +61,7 @@ def plot_scf(result: dict[str, Any], path: Path) -> None:
     labels = r"$ΔE_\mathrm{total}$ (mHa)", "error of atomization energy (kcal/mol)", "SCF cycles"
     for panel, label in zip(panels, labels, strict=True):
         panel.set(xlabel=label)
-    panels[2].xaxis.get_major_locator().set_params(integer=True)
+    panels[2].xaxis.set_major_locator(MaxNLocator(integer=True))
     for row, line in enumerate(lines):
         panels[0].barh(row, line["de_total_mha"] or 0, color="C0")
         panels[1].barh(row, line["atomization_kcal"] or 0, color="C0")

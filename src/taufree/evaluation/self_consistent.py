@@ -135,9 +135,9 @@ def _calculate(
             system, which = task = futures.pop(future)
             error = future.exception()
             run = failed(error) if error else future.result()
-            if not run["converged"]:
-                why = run.get("error", f"not converged in {run['cycles']} cycles")
-                progress.console.print(f"{system.name}, {which}: {why}", markup=False)
+            if console is not None and not run["converged"]:
+                why = run.get("error") or f"not converged in {run['cycles']} cycles"
+                console.print(f"{system.name}, {which}: {why}", markup=False)
             yield task, run
             progress.advance(bar)
 
