@@ -47,6 +47,7 @@ def test_result_counts_averages_and_names_what_is_missing(
     assert means["PCopt"]["atomization_kcal"] == abs(per_system[1]["atomization_kcal"])
     for key in ("de_x_mha", "vtau"):
         assert means["PCopt"][key] == pytest.approx(sum(abs(e[key]) for e in per_system) / 2)
+    assert result["atom_grid_levels"] == {"F": 1, "H": 1, "Li": 1}
     assert sum(result["routing"]["electron_share"]) == pytest.approx(1)
     assert result["routing"]["max_active"] == 2
     # |ΔE_x| and L1 of PCopt for LiF, part of the means of 70.5 and 124.3 over the eight

@@ -79,7 +79,8 @@ def evaluate(
         ``means``: means of the absolute values and their ``count``, over ``all`` systems, those of
         the ``prototype`` table, and each ``kind``. ``routing``: share of the electrons each expert
         takes, and the most experts active at a point. ``missing``: systems of the split that the
-        data lack.
+        data lack. ``atom_grid_levels``: by element, the level of the free atom's record, the finest
+        up to ``level``.
 
     Raises
     ------
@@ -101,13 +102,14 @@ def evaluate(
             f"{data} holds no converged density of the {split} split at grid level {level}: run "
             f"`taufree data build {data} --grid-level {level}`, or choose another level."
         )
-    _add_atomization(functional, systems, data, entries, level)
+    atom_levels = _add_atomization(functional, systems, data, entries, level)
     names = {line["name"] for line in systems}
     return {
         "model": functional.name,
         "parent": functional.parent.xc,
         "split": split,
         "grid_level": level,
+        "atom_grid_levels": atom_levels,
         "data": {"folder": data, "checksum": manifest_checksum(entries)},
         "means": _means(systems),
         "routing": {
@@ -149,30 +151,33 @@ def _add_atomization(
     data: Path,
     entries: dict[str, Entry],
     level: int,
-) -> None:
+) -> dict[str, int]:
     """Error of the atomization energy for the molecules whose atoms are in the data.
 
-    Atoms of another split may lack the level; the finest below it then serves as well, for an error
-    hardly depends on the grid on which both energies are taken.
+    Atoms of another split may lack the level; the finest below it then has to do, since both
+    energies of an error are taken on one grid. Returned is that level by element.
     """
-    compositions = {line["name"]: atoms_of(registry()[line["name"]]) for line in systems}
+    known = registry()
+    compositions = {s["name"]: atoms_of(known[s["name"]]) for s in systems if s["name"] in known}
     of_atoms: dict[str, Errors] = {}
-    for symbol in {symbol for atoms in compositions.values() for symbol in atoms}:
+    levels: dict[str, int] = {}
+    for symbol in sorted({symbol for atoms in compositions.values() for symbol in atoms}):
         entry = entries.get(atom(symbol).name)
         if entry is None or entry.status != "done":
             continue
         records = load_record(data / entry.file, range(level + 1), ["converged"], entry.sha256)
         if records:
             finest = max(records, key=lambda record: record.grid_level)
-            of_atoms[symbol] = _evaluate(functional, finest)[0]
+            of_atoms[symbol], levels[symbol] = _evaluate(functional, finest)[0], finest.grid_level
     for line in systems:
-        atoms = compositions[line["name"]]
+        atoms = compositions.get(line["name"])
         if not atoms or not atoms.keys() <= of_atoms.keys():
             continue
         for name, found in line["errors"].items():
             free = {symbol: of_atoms[symbol][name]["de_x_mha"] for symbol in atoms}
             error = atomization(found["de_x_mha"], atoms, free)
             found["atomization_kcal"] = KCAL_PER_MHA * error
+    return levels
 
 
 def _means(systems: list[dict[str, Any]]) -> dict[str, Any]:
@@ -224,6 +229,10 @@ def table(result: dict[str, Any]) -> Table:
     shares = ", ".join(f"{100 * share:.1f}%" for share in result["routing"]["electron_share"])
     active = result["routing"]["max_active"]
     table.caption = f"electrons by expert: {shares}; at most {active} active at a point"
+    if coarse := [
+        s for s, level in result["atom_grid_levels"].items() if level < result["grid_level"]
+    ]:
+        table.caption += f"\nfree atoms on coarser grids: {', '.join(coarse)}"
     if missing := result["missing"]:
         listed = ", ".join(missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
         table.caption += f"\nnot in the data: {len(missing)} of the split ({escape(listed)})"
