@@ -63,24 +63,16 @@ class Functional:
     def device(self) -> torch.device:
         return next(self.network.parameters()).device
 
-    def geometry(
-        self,
-        coords: Tensor,
-        centers: Tensor,
-        lattice: Tensor | None = None,
-        max_memory: float = 0.0,
-    ) -> Geometry:
-        """Neighbour lists and positional features.
+    def geometry(self, coords: Tensor, centers: Tensor, lattice: Tensor | None = None) -> Geometry:
+        """Neighbour lists.
 
         Parameters
         ----------
         coords, centers : Tensor, (n_points, 3) and (n_centers, 3), bohr
         lattice : Tensor, (3, 3), or None
-        max_memory : float, MB
-            For positional features; what does not fit is computed at each use.
         """
         config = self.network.config
-        token_map = TokenMap(config, coords, centers, lattice, self.dtype, max_memory)
+        token_map = TokenMap(config, coords, centers, lattice, self.dtype)
         return Geometry(token_map, bonds_between(centers, lattice, config.cutoff, self.dtype))
 
     def energy_density(

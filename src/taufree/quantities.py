@@ -35,10 +35,10 @@ class GridDensity:
     def n_spin(self) -> int:
         return self.rho.shape[0]
 
-    def to(self, *args: torch.dtype | torch.device | str) -> GridDensity:
-        """The same record with every tensor moved or cast by ``Tensor.to``."""
+    def to(self, device: torch.device | str) -> GridDensity:
+        """The same record with every tensor on ``device``."""
         fields = {
-            name: value.to(*args)
+            name: value.to(device)
             for name, value in vars(self).items()
             if isinstance(value, Tensor)
         }

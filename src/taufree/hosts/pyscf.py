@@ -87,7 +87,7 @@ class DeorbitalizedNumInt(numint.NumInt):
 
     `nr_rks` and `nr_uks` keep PySCF's signature and meaning. A non-local functional needs the
     density at all points before the potential at any: two passes over the grid, for which AO
-    values and positional features stay in memory as far as ``max_memory`` allows.
+    values stay in memory as far as ``max_memory`` allows.
     """
 
     def __init__(self, functional: Functional) -> None:
@@ -162,11 +162,15 @@ class DeorbitalizedNumInt(numint.NumInt):
     def _density(self, cache: _GridCache, channels: list[np.ndarray], hermi: int) -> np.ndarray:
         mol, grids = cache.mol, cache.grids
         evaluators = [self._gen_rho_evaluator(mol, d, hermi, False, grids) for d in channels]
+        orbitals = [_occupied(d) for d in channels]
         rho = np.empty((len(channels), evaluators[0][1], 4, grids.weights.size))
         for points, ao, mask in cache.ao_blocks():
             for s, (make_rho, n_set, _) in enumerate(evaluators):
                 for i in range(n_set):
-                    rho[s, i, :, points] = make_rho(i, ao, mask, "GGA")
+                    phi = orbitals[s] if mask is None else None
+                    rho[s, i, :, points] = (
+                        make_rho(i, ao, mask, "GGA") if phi is None else _orbital_density(ao, phi)
+                    )
         return rho
 
     def _exchange_correlation(self, rho: np.ndarray, cache: _GridCache) -> tuple[float, np.ndarray]:
@@ -202,14 +206,16 @@ class DeorbitalizedNumInt(numint.NumInt):
         cutoff = grids.cutoff * 1e2
         n_bins = numint.NBINS * 2 - int(numint.NBINS * np.log(cutoff) / np.log(grids.cutoff))
         wv[:, :, 0] *= 0.5  # the matrix and its transpose are added at the end
-        scaled = None
         for points, ao, mask in cache.ao_blocks():
             for s, i in np.ndindex(n_spin, n_set):
                 block = np.ascontiguousarray(wv[s, i, :, points])
                 scaled = numint._scale_ao_sparse(ao, block, mask, ao_loc)
-                numint._dot_ao_ao_sparse(
-                    ao[0], scaled, None, n_bins, mask, pair_mask, ao_loc, 0, vmat[s, i]
-                )
+                if mask is None:  # too small to screen: torch's product is three times faster
+                    torch.from_numpy(vmat[s, i]).addmm_(*map(torch.from_numpy, (ao[0].T, scaled)))
+                else:
+                    numint._dot_ao_ao_sparse(
+                        ao[0], scaled, None, n_bins, mask, pair_mask, ao_loc, 0, vmat[s, i]
+                    )
         return vmat + vmat.swapaxes(-1, -2)
 
     def _xc_type(self, xc_code: str) -> str:
@@ -237,17 +243,32 @@ def libxc_eff(xc_code: str, rho: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return exc, vxc
 
 
+def _occupied(dm: Any) -> Tensor | None:
+    """√n_i φ_i of a single density matrix that PySCF tagged with its orbitals, (nao, n_occ)."""
+    if getattr(dm, "mo_coeff", None) is None or np.ndim(dm) != 2 or np.min(dm.mo_occ) < 0:
+        return None
+    held = dm.mo_occ > 0
+    return torch.from_numpy(dm.mo_coeff[:, held] * np.sqrt(dm.mo_occ[held]))
+
+
+def _orbital_density(ao: np.ndarray, orbitals: Tensor) -> np.ndarray:
+    """ρ = Σφ², ∇ρ = 2Σφ∇φ from AO values (4, n_block, nao), as (4, n_block)."""
+    phi = orbitals.T @ torch.from_numpy(ao).mT  # (4, n_occ, n_block)
+    rho = (phi[0] * phi).sum(1)
+    rho[1:] *= 2
+    return rho.numpy()
+
+
 class _GridCache:
-    """AO values, neighbour lists and positional features of one molecule on one grid."""
+    """AO values and neighbour lists of one molecule on one grid."""
 
     def __init__(self, ni: DeorbitalizedNumInt, mol: Any, grids: Any, max_memory: float) -> None:
         self.ni, self.mol, self.grids = ni, mol, grids
         self._coords = grids.coords
         self._env = mol._env.copy()
-        self._feature_memory = max_memory / 3
         self._geometry: tuple[Tensor, Geometry] | None = None
         block = 4 * mol.nao * AO_BLOCK * 8e-6
-        self._n_kept = int((max_memory / 2) // block)
+        self._n_kept = int(0.8 * max_memory // block)
         self._kept: list[Any] = []
 
     def serves(self, mol: Any, grids: Any) -> bool:
@@ -287,6 +308,6 @@ class _GridCache:
             functional = self.ni.functional
             coords = torch.from_numpy(self.grids.coords)[points].to(functional.device)
             centers = torch.from_numpy(self.mol.atom_coords()).to(functional.device)
-            geometry = functional.geometry(coords, centers, max_memory=self._feature_memory)
+            geometry = functional.geometry(coords, centers)
             self._geometry = points, geometry
         return self._geometry

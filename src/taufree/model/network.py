@@ -49,7 +49,9 @@ class Network(nn.Module):
         ``c`` (n_tokens, n_features, 2) is Φᵀ applied to `token_values`.
         """
         n0, higher = self.config.n_radial[0], self.config.n_radial[1:]
-        volume = (gaussian_exponents(self.config).to(c) / math.pi) ** 1.5  # of the normalized Gaussian
+        volume = (
+            gaussian_exponents(self.config).to(c) / math.pi
+        ) ** 1.5  # of the normalized Gaussian
         average = c[:, :n0] * volume[:, None]  # densities, (n_tokens, n0, 2)
         floor = average[:, :, :1].clamp_min(0) + ELECTRONS_TINY
         invariants = [torch.log(floor[..., 0]) / 3, average[..., 1] / floor[..., 0]]

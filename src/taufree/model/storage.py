@@ -88,7 +88,9 @@ def read_card(path: Path) -> dict[str, Any]:
     try:
         card = json.loads(card_path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise WeightsError(f"{card_path} is missing or unreadable; copy it beside {path}.") from error
+        raise WeightsError(
+            f"{card_path} is missing or unreadable; copy it beside {path}."
+        ) from error
     if not isinstance(card, dict) or card.get("format") != FORMAT:
         raise WeightsError(f"{card_path} is not a taufree model card of format {FORMAT}.")
     return card

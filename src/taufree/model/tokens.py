@@ -12,6 +12,8 @@ directions of attention are this one linear map and its transpose:
     to_points:  f_ik        = Σ_A Σ_{n,lm} Φ_{n,lm}(r_i − R_A) z_{A,n,lm,k}
 
 so each is the other's derivative, to any order. In a crystal the sum runs over image tokens too.
+Neighbouring grid points form tiles, and a list of pairs says which tokens each tile sees. On a CPU
+in float32 compiled kernels do the sums; the PyTorch form here is the reference, and runs anywhere.
 """
 
 from __future__ import annotations
@@ -19,18 +21,20 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from taufree.model import kernels
 from taufree.model.config import ModelConfig
+from taufree.model.kernels import NEGLIGIBLE, TILE
 
-TILE = 512
-"""Grid points in a tile: its features for a dozen tokens stay in the cache of one core."""
-BLOCK = 32 * TILE
-"""Grid points that go through the experts together."""
+BLOCK = 256
+"""Tiles whose points go through the experts together."""
+PAIRS = 4096
+"""Pairs of tile and token whose features the PyTorch form makes at once."""
 
 
 def gaussian_exponents(config: ModelConfig) -> Tensor:
@@ -58,6 +62,7 @@ def gaussian_features(r: Tensor, config: ModelConfig) -> Tensor:
     d2 = (r * r).sum(-2, keepdim=True)
     fade = (1 - d2 / config.cutoff**2).clamp_min(0) ** 3
     gauss = fade * torch.exp(-exponents[:, None] * d2)
+    gauss = torch.where(gauss > NEGLIGIBLE, gauss, 0)
     harmonics = solid_harmonics(r, len(config.n_radial) - 1)
     parts = []
     for l, n in enumerate(config.n_radial):
@@ -65,16 +70,6 @@ def gaussian_features(r: Tensor, config: ModelConfig) -> Tensor:
         angular = harmonics[:, l * l : (l + 1) ** 2]
         parts.append((radial[:, :, None] * angular[:, None]).flatten(1, 2))
     return torch.cat(parts, 1)
-
-
-@dataclass(frozen=True)
-class Tile:
-    """Neighbouring grid points, the tokens (or images of tokens) that they see, and how."""
-
-    points: slice
-    tokens: Tensor  # (n_near,)
-    r: Tensor  # (n_near, 3, n_tile)
-    features: Tensor | None  # (n_near, n_features, n_tile) where kept
 
 
 class TokenMap:
@@ -86,8 +81,8 @@ class TokenMap:
     centers : Tensor, (n_tokens, 3)
     lattice : Tensor, (3, 3), or None
         Cell vectors as rows; tokens are then repeated by every translation within reach.
-    max_memory : float, MB
-        Features are kept for as many tiles as fit in this and computed anew for the others.
+    dtype : torch.dtype
+        Precision of the features. Displacements are float64: sharp Gaussians need them.
     """
 
     def __init__(
@@ -97,34 +92,45 @@ class TokenMap:
         centers: Tensor,
         lattice: Tensor | None = None,
         dtype: torch.dtype = torch.float32,
-        max_memory: float = 0.0,
     ) -> None:
         self.config = config
+        self.dtype = dtype
         self.n_points, self.n_tokens = len(coords), len(centers)
         self.order = _spatial_order(coords)
+        self.n_tiles = -(-self.n_points // TILE)
+        padded = coords[self.order]
+        padded = torch.cat([padded, padded[-1:].expand(self.n_tiles * TILE - self.n_points, 3)])
+        self.points = padded.unflatten(
+            0, (self.n_tiles, TILE)
+        ).mT.contiguous()  # (n_tiles, 3, TILE)
         tokens, positions = images(centers, lattice, coords, config.cutoff)
-        self.tiles: list[Tile] = []
-        for start in range(0, self.n_points, TILE):
-            points = coords[self.order[start : start + TILE]]
-            middle = (points.amin(0) + points.amax(0)) / 2
-            radius = (points - middle).norm(dim=-1).max()
-            near = (positions - middle).norm(dim=-1) < radius + config.cutoff
-            # displacements are differences in float64: sharp Gaussians need them
-            r = (points[None] - positions[near, None]).mT.to(dtype)
-            max_memory -= len(r) * config.n_features * len(points) * r.element_size() / 1e6
-            kept = gaussian_features(r, config) if max_memory > 0 else None
-            self.tiles.append(Tile(slice(start, start + len(points)), tokens[near], r, kept))
+        tile, image = self._pairs(positions)
+        self.tile, self.token, self.position = tile, tokens[image], positions[image]
+        counts = torch.bincount(tile, minlength=self.n_tiles)
+        self.pointer = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
-    def features(self, tile: Tile) -> Tensor:
-        """Φ of a tile, kept or computed, (n_near, n_features, n_tile)."""
-        return gaussian_features(tile.r, self.config) if tile.features is None else tile.features
+    def _pairs(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Tiles and tokens (or images) within the cutoff of each other, sorted by tile."""
+        low, high = self.points.amin(2), self.points.amax(2)
+        middle = (low + high) / 2
+        radius = (
+            (self.points - middle[..., None]).norm(dim=1).amax(1) if self.n_tiles else low[:, 0]
+        )
+        tiles, found = [], []
+        for start in range(0, self.n_tiles, 1024):
+            part = slice(start, start + 1024)
+            near = torch.cdist(middle[part], positions) < radius[part, None] + self.config.cutoff
+            tile, image = near.nonzero().unbind(1)
+            tiles.append(tile + start)
+            found.append(image)
+        none = torch.zeros(0, dtype=torch.long, device=positions.device)
+        return torch.cat([none, *tiles]), torch.cat([none, *found])
 
-    def blocks(self) -> Iterator[tuple[Tensor, list[Tile]]]:
-        """Indices of the grid points in each block, and its tiles."""
-        n = BLOCK // TILE
-        for i in range(0, len(self.tiles), n):
-            tiles = self.tiles[i : i + n]
-            yield self.order[tiles[0].points.start : tiles[-1].points.stop], tiles
+    def blocks(self) -> Iterator[tuple[Tensor, slice]]:
+        """Indices of the grid points in each block of tiles, and its tiles."""
+        for start in range(0, self.n_tiles, BLOCK):
+            tiles = slice(start, min(start + BLOCK, self.n_tiles))
+            yield self.order[start * TILE : tiles.stop * TILE], tiles
 
     def to_tokens(self, x: Tensor) -> Tensor:
         """c = Φᵀ x: (n_points, n_values) -> (n_tokens, n_features, n_values)."""
@@ -134,23 +140,62 @@ class TokenMap:
         """f = Φ z: (n_tokens, n_features, n_channels) -> (n_points, n_channels)."""
         return _ToPoints.apply(z, self)
 
-    def gather(self, x: Tensor, tiles: list[Tile]) -> Tensor:
-        """The share of some tiles in c = Φᵀ x, with x (n_block, n_values) of their points alone."""
-        shape = (self.n_tokens, self.config.n_features, x.shape[1])
-        c = x.new_zeros(shape, dtype=torch.float64)  # sums over all points lose nothing
-        for tile, x_tile in zip(tiles, x.split(TILE), strict=True):
-            phi = self.features(tile)
-            seen = (phi.flatten(0, 1) @ x_tile).unflatten(0, phi.shape[:2])
-            c.index_add_(0, tile.tokens, seen.double())
+    def gather(self, x: Tensor, tiles: slice) -> Tensor:
+        """Share of some tiles in c = Φᵀ x, in float64; x (n_block, n_values) of their points."""
+        x = torch.cat([x, x.new_zeros((tiles.stop - tiles.start) * TILE - len(x), x.shape[1])])
+        x = x.unflatten(0, (-1, TILE)).mT.contiguous()  # (n_tiles, n_values, TILE)
+        if self._compiled:
+            c = kernels.gather(*self._arguments(tiles), x.numpy(), self.n_tokens)  # type: ignore[call-arg]
+            return torch.from_numpy(c)
+        c = x.new_zeros(self.n_tokens, self.config.n_features, x.shape[1], dtype=torch.float64)
+        for tile, token, phi in self._features(tiles):
+            c.index_add_(0, token, (phi @ x[tile].mT).double())
         return c
 
-    def scatter(self, z: Tensor, tiles: list[Tile]) -> Tensor:
+    def scatter(self, z: Tensor, tiles: slice) -> Tensor:
         """f = Φ z at the points of some tiles, (n_block, n_channels)."""
-        parts = []
-        for tile in tiles:
-            phi = self.features(tile)
-            parts.append(phi.flatten(0, 1).T @ z[tile.tokens].flatten(0, 1))
-        return torch.cat(parts)
+        n_tiles = tiles.stop - tiles.start
+        if self._compiled:
+            z = z.contiguous()
+            f = kernels.scatter(*self._arguments(tiles), z.numpy())  # type: ignore[call-arg]
+            f = torch.from_numpy(f)
+        else:
+            f = z.new_zeros(n_tiles, z.shape[2], TILE)
+            for tile, token, phi in self._features(tiles):
+                f.index_add_(0, tile, z[token].mT @ phi)
+        return f.mT.flatten(0, 1)[: self.n_points - tiles.start * TILE]
+
+    @property
+    def _compiled(self) -> bool:
+        return self.dtype == torch.float32 and self.points.device.type == "cpu"
+
+    def _features(self, tiles: slice) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Tiles (counted from the first), tokens and Φ (n, n_features, TILE) of some pairs."""
+        first, last = self.pointer[tiles.start].item(), self.pointer[tiles.stop].item()
+        for start in range(int(first), int(last), PAIRS):
+            pairs = slice(start, min(start + PAIRS, int(last)))
+            r = self.points[self.tile[pairs]] - self.position[pairs, :, None]
+            phi = gaussian_features(r.to(self.dtype), self.config)
+            yield self.tile[pairs] - tiles.start, self.token[pairs], phi
+
+    def _arguments(self, tiles: slice) -> tuple[Any, ...]:
+        """What both kernels are told of some tiles."""
+        config = self.config
+        pointer = self.pointer[tiles.start : tiles.stop + 1]
+        pairs = slice(int(pointer[0]), int(pointer[-1]))
+        n_radial = config.n_radial + (0,) * (3 - len(config.n_radial))
+        ladder = gaussian_exponents(config).numpy()
+        scale = np.array([ladder ** (l / 2) for l in range(3)], np.float32)
+        return (
+            self.points[tiles].numpy(),
+            (pointer - pointer[0]).numpy(),
+            self.token[pairs].numpy(),
+            self.position[pairs].numpy(),
+            config.min_exponent,
+            n_radial,
+            scale,
+            config.cutoff,
+        )
 
 
 class _ToTokens(torch.autograd.Function):
@@ -159,7 +204,7 @@ class _ToTokens(torch.autograd.Function):
         ctx.token_map = token_map
         c = x.new_zeros(token_map.n_tokens, token_map.config.n_features, x.shape[1]).double()
         for points, tiles in token_map.blocks():
-            c += token_map.gather(x[points], tiles)
+            c += token_map.gather(x.detach()[points], tiles)
         return c.to(x.dtype)
 
     @staticmethod
@@ -173,7 +218,7 @@ class _ToPoints(torch.autograd.Function):
         ctx.token_map = token_map
         f = z.new_zeros(token_map.n_points, z.shape[2])
         for points, tiles in token_map.blocks():
-            f[points] = token_map.scatter(z, tiles)
+            f[points] = token_map.scatter(z.detach(), tiles)
         return f
 
     @staticmethod

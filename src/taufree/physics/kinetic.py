@@ -33,7 +33,9 @@ def perdew_constantin(p: Tensor, q: Tensor, a: float, b: float) -> Tensor:
     f_k = (1 + 5 * p / 27 + 20 * q / 9 + delta) / torch.sqrt(1 + (delta / (1 + f_w)) ** 2)
     z = f_k - f_w
     inner = z.clamp(a / 40, 39 * a / 40)
-    ratio = (1 + torch.exp(-a / (a - inner))) / (torch.exp(-a / inner) + torch.exp(-a / (a - inner)))
+    ratio = (1 + torch.exp(-a / (a - inner))) / (
+        torch.exp(-a / inner) + torch.exp(-a / (a - inner))
+    )
     join = torch.exp(-a * b / inner) * ratio**b
     join = torch.where(z <= a / 40, 0.0, torch.where(z >= 39 * a / 40, 1.0, join))
     return z * join

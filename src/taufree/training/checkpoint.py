@@ -34,9 +34,7 @@ def save_checkpoint(
         temporary.unlink(missing_ok=True)
 
 
-def load_checkpoint(
-    path: Path, network: nn.Module, optimizers: list[Optimizer]
-) -> dict[str, Any]:
+def load_checkpoint(path: Path, network: nn.Module, optimizers: list[Optimizer]) -> dict[str, Any]:
     """Put a run back where `save_checkpoint` left it; returns ``state``.
 
     Raises
@@ -46,9 +44,11 @@ def load_checkpoint(
     """
     try:
         with safe_open(path, framework="pt") as file:
-            tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}
             state: dict[str, Any] = json.loads(file.metadata()["state"])
-        parameters = {k.removeprefix("network."): v for k, v in tensors.items() if k[:8] == "network."}
+        parameters = {
+            k.removeprefix("network."): v for k, v in tensors.items() if k[:8] == "network."
+        }
         network.load_state_dict(parameters)
     except (SafetensorError, RuntimeError, KeyError, ValueError) as error:
         raise UserError(

@@ -31,8 +31,6 @@ class TrainingConfig(BaseModel):
     warmup_steps: int = 200
     energy_weight: float = Field(1.0, ge=0)
     """Weight of the loss on ΔE_x beside that on ∫|Δe_x|."""
-    derivative_weight: float = Field(0.0, ge=0)
-    """Weight of the loss on the partial derivatives ∂e_x/∂(ρ, σ, τ) at τ̃."""
     balance_weight: float = Field(3e-3, ge=0)
     """Weight of the loss that keeps every expert in use."""
     validate_every: int = Field(1_000, ge=1)

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import nn
 from torch.optim import Optimizer
 
 from taufree.console import stderr
+from taufree.data.splits import Split
 from taufree.data.store import iter_records, manifest_checksum, read_manifest
 from taufree.errors import UserError
 from taufree.model.network import Network
@@ -24,7 +24,7 @@ from taufree.training.checkpoint import load_checkpoint, save_checkpoint
 from taufree.training.config import TrainingConfig, read_config
 from taufree.training.losses import Losses
 from taufree.training.plots import plot_learning_curve
-from taufree.training.samples import Sample, draw, samples_of
+from taufree.training.samples import Batch, Sample, draw, samples_of
 
 
 def train(config_path: Path, *, resume: bool = True) -> dict[str, Any]:
@@ -32,6 +32,11 @@ def train(config_path: Path, *, resume: bool = True) -> dict[str, Any]:
 
     Every draw depends on seed, step and rank alone, and the checkpoint holds the optimizers'
     state, so an interrupted run goes on bit for bit on the same machine and thread count.
+
+    Raises
+    ------
+    UserError
+        Bad settings, no data, or a checkpoint of other settings.
     """
     config = read_config(config_path)
     fabric = Fabric(accelerator="auto", devices="auto" if torch.cuda.is_available() else 1)
@@ -41,10 +46,11 @@ def train(config_path: Path, *, resume: bool = True) -> dict[str, Any]:
     optimizers = make_optimizers(losses.network, config)
     config.out.mkdir(parents=True, exist_ok=True)
     checkpoint, log = config.out / "checkpoint.safetensors", config.out / "log.jsonl"
+    settings = config.model_dump(mode="json")
     step, running = 0, dict[str, float]()
     if resume and checkpoint.exists():
         state = load_checkpoint(checkpoint, losses.network, optimizers)
-        if state["config"] != config.model_dump(mode="json"):
+        if state["config"] != settings:
             raise UserError(
                 f"{checkpoint} was made with other settings; name another out folder or remove it."
             )
@@ -52,66 +58,63 @@ def train(config_path: Path, *, resume: bool = True) -> dict[str, Any]:
         _truncate_log(log, step)
     else:
         log.unlink(missing_ok=True)
-
     train_set = load_samples(config, "train")
     validation_set = load_samples(config, "validation")
+
     module, *wrapped = fabric.setup(losses, *optimizers)
-    progress = Progress(
-        TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"), console=stderr, disable=not fabric.is_global_zero,
-    )
-    with progress:
+    with _progress(fabric.is_global_zero) as progress:
         task = progress.add_task("", total=config.steps, completed=step, note="")
         while step < config.steps:
-            generator = torch.Generator().manual_seed(
-                (config.seed * 1_000_003 + step) * fabric.world_size + fabric.global_rank
-            )
-            chosen = torch.randint(len(train_set), (config.densities_per_step,), generator=generator)
-            samples = [train_set[i] for i in chosen.tolist()]
-            batch = draw(samples, config.points_per_density, config.model, generator)
-            factor = schedule(step, config)
-            for optimizer in wrapped:
-                for group in optimizer.param_groups:
-                    group["lr"] = config.learning_rate * factor * group["relative_lr"]
-                optimizer.zero_grad()
+            batch = draw_batch(step, train_set, config, fabric.global_rank, fabric.world_size)
+            set_learning_rate(wrapped, config.learning_rate * schedule(step, config))
             terms = module(batch)
             fabric.backward(terms["total"])
             for optimizer in wrapped:
                 optimizer.step()
+                optimizer.zero_grad()
             step += 1
             for key, value in terms.items():
                 running[key] = 0.99 * running.get(key, value.item()) + 0.01 * value.item()
             progress.update(task, completed=step, note=f"L1 {running['l1'] * 1e3:.3f} mHa/e")
-            done = step == config.steps
-            if fabric.is_global_zero and (step % config.validate_every == 0 or done):
-                entry = {"step": step, "train": running, "validation": validate(losses, validation_set)}
+            if not fabric.is_global_zero:
+                continue
+            if step % config.validate_every == 0 or step == config.steps:
+                errors = validate(losses, validation_set)
                 with log.open("a") as file:
+                    entry = {"step": step, "train": running, "validation": errors}
                     file.write(json.dumps(entry) + "\n")
                 plot_learning_curve(log, config.out / "learning_curve.svg")
-            if fabric.is_global_zero and (step % config.checkpoint_every == 0 or done):
-                settings = config.model_dump(mode="json")
+            if step % config.checkpoint_every == 0 or step == config.steps:
                 state = {"step": step, "config": settings, "running": running}
                 save_checkpoint(checkpoint, losses.network, optimizers, state)
-    metrics = json.loads(log.read_text().splitlines()[-1])["validation"]
+
+    errors = json.loads(log.read_text().splitlines()[-1])["validation"]
     weights = config.out / f"{config.name}.safetensors"
     if fabric.is_global_zero:
-        save_model(weights, losses.network, _card(config, config_path, metrics))
-    return {"steps": step, "weights": str(weights), "validation": metrics}
+        save_model(weights, losses.network, _card(config, config_path, errors))
+    return {"steps": step, "weights": str(weights), "validation": errors}
+
+
+def draw_batch(
+    step: int, samples: list[Sample], config: TrainingConfig, rank: int = 0, n_ranks: int = 1
+) -> Batch:
+    """The batch of a step: it depends on seed, step and rank alone."""
+    seed = (config.seed * 1_000_003 + step) * n_ranks + rank
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randint(len(samples), (config.densities_per_step,), generator=generator)
+    picked = [samples[i] for i in chosen.tolist()]
+    return draw(picked, config.points_per_density, config.model, generator)
 
 
 def make_optimizers(network: Network, config: TrainingConfig) -> list[Optimizer]:
     """Muon (orthogonalized momentum) for matrices, Adam for vectors and stacks of matrices."""
-    matrices = [p for p in network.parameters() if p.ndim == 2 and min(p.shape) > 1]
-    others = [p for p in network.parameters() if not (p.ndim == 2 and min(p.shape) > 1)]
-    lr = config.learning_rate
-    muon = torch.optim.Muon(
-        matrices, lr=lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"
-    )
-    adam = torch.optim.Adam(others, lr=lr, betas=(0.9, 0.99))
-    for optimizer in (muon, adam):
-        for group in optimizer.param_groups:
-            group["relative_lr"] = 1.0
-    return [muon, adam]
+    matrices, others = [], []
+    for parameter in network.parameters():
+        is_matrix = parameter.ndim == 2 and min(parameter.shape) > 1
+        (matrices if is_matrix else others).append(parameter)
+    rate = config.learning_rate
+    muon = torch.optim.Muon(matrices, rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+    return [muon, torch.optim.Adam(others, rate, betas=(0.9, 0.99))]
 
 
 def schedule(step: int, config: TrainingConfig) -> float:
@@ -120,13 +123,21 @@ def schedule(step: int, config: TrainingConfig) -> float:
     return warm * 0.5 * (1 + math.cos(math.pi * step / config.steps))
 
 
-def load_samples(config: TrainingConfig, split: str) -> list[Sample]:
+def set_learning_rate(optimizers: list[Any], rate: float) -> None:
+    """The same rate for every optimizer."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+
+
+def load_samples(config: TrainingConfig, split: Split) -> list[Sample]:
     """Every density of a split on the configured grid levels, with what its tokens see."""
-    samples = [
-        sample
-        for record in iter_records(config.data, split=split, levels=config.levels)
-        for sample in samples_of(record, config.model)
-    ]
+    with stderr.status(f"reading {split} densities"):
+        samples = [
+            sample
+            for record in iter_records(config.data, split=split, levels=config.levels)
+            for sample in samples_of(record, config.model)
+        ]
     if not samples:
         raise UserError(f"{config.data} holds no {split} densities; run taufree data build first.")
     return samples
@@ -148,6 +159,12 @@ def validate(losses: Losses, samples: list[Sample]) -> dict[str, float]:
     }
 
 
+def _progress(visible: bool) -> Progress:
+    note = TextColumn("{task.fields[note]}")
+    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, note, console=stderr, disable=not visible)
+
+
 def _truncate_log(log: Path, step: int) -> None:
     """Drop what was logged after the checkpoint: those steps are run again."""
     lines = log.read_text().splitlines() if log.exists() else []
@@ -155,16 +172,15 @@ def _truncate_log(log: Path, step: int) -> None:
     log.write_text("".join(line + "\n" for line in kept))
 
 
-def _card(config: TrainingConfig, path: Path, metrics: dict[str, float]) -> dict[str, Any]:
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False,
-        cwd=Path(__file__).parent,
-    )  # fmt: skip
+def _card(config: TrainingConfig, path: Path, errors: dict[str, float]) -> dict[str, Any]:
+    git = ["git", "describe", "--always", "--dirty"]
+    folder = Path(__file__).parent
+    commit = subprocess.run(git, capture_output=True, text=True, check=False, cwd=folder)
     return {
         "command": f"taufree train {path}",
         "training": config.model_dump(mode="json", exclude={"model"}),
         "commit": commit.stdout.strip() or "unknown",
         "data": manifest_checksum(read_manifest(config.data)),
         "date": time.strftime("%Y-%m-%d"),
-        "metrics": {"validation": metrics},
+        "metrics": {"validation": errors},
     }

@@ -18,9 +18,8 @@ class Losses(nn.Module):
     """The network and its losses on a batch; what Fabric wraps.
 
     1. ``l1``: ∫|Δe_x| per electron. 2. ``energy``: |ΔE_x| per electron, estimated from two
-    independent halves of the drawn points, whose product has no bias from the draw. 3.
-    ``derivative``: the error of the parent's ∂e_x/∂τ at τ̃, ∫|Δv_τ| τ_unif per electron. 4.
-    ``balance``: squared departure of each expert's share of the electrons from an even one.
+    independent halves of the drawn points, whose product has no bias from the draw.
+    3. ``balance``: squared departure of each expert's share of E_x^LDA from an even one.
     """
 
     def __init__(self, network: Network, config: TrainingConfig) -> None:
@@ -40,9 +39,13 @@ class Losses(nn.Module):
         )
         scale = (halves.detach().square().mean(0) + ENERGY_SCALE**2).sqrt()
         terms["energy"] = (halves[0] * halves[1] / scale).mean()
-        share = batch.weights * batch.lda / batch.exc.new_zeros(n).index_add(
-            0, batch.owner, batch.weights * batch.lda
-        )[batch.owner]
+        share = (
+            batch.weights
+            * batch.lda
+            / batch.exc.new_zeros(n).index_add(0, batch.owner, batch.weights * batch.lda)[
+                batch.owner
+            ]
+        )
         used = (share[:, None] * gates).sum(0) / n
         terms["balance"] = ((used - 1 / len(used)) ** 2).sum()
         config = self.config

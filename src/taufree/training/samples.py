@@ -145,7 +145,5 @@ def _pick(
 ) -> tuple[Tensor, Tensor]:
     if n_points is None:
         return torch.arange(len(sample.weights)), sample.weights
-    index = torch.multinomial(
-        sample.probability, n_points, replacement=True, generator=generator
-    )
+    index = torch.multinomial(sample.probability, n_points, replacement=True, generator=generator)
     return index, sample.weights[index] / (n_points * sample.probability[index].double())

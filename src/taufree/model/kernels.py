@@ -1,0 +1,168 @@
+"""Compiled attention between grid points and tokens: features and contraction fused in cache.
+
+The same sums as the PyTorch form in `taufree.model.tokens`, for float32 on a CPU. A tile of points
+makes the features of one token (10 kB), uses them at once and forgets them, so nothing of size
+points × tokens is ever stored. Loops over the points of a tile are innermost, for the vector units.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+TILE = 64
+"""Grid points in a tile, neighbours in space."""
+NEGLIGIBLE = 1e-20
+"""Smaller Gaussians are zero: subnormal numbers would be a hundred times slower."""
+CHUNKS = 32
+"""Parts that a sum over tiles is split into, whatever the number of threads: same bits always."""
+
+
+@numba.njit(inline="always")
+def _features(points, position, a0, n_radial, scale, cutoff, phi):  # type: ignore[no-untyped-def]
+    """Φ (n_features, TILE) of one token at ``position`` for ``points`` (3, TILE)."""
+    x = np.empty(TILE, np.float32)
+    y = np.empty(TILE, np.float32)
+    z = np.empty(TILE, np.float32)
+    fade = np.empty(TILE, np.float64)
+    power = np.empty(TILE, np.float64)
+    for i in range(TILE):
+        dx = points[0, i] - position[0]
+        dy = points[1, i] - position[1]
+        dz = points[2, i] - position[2]
+        x[i], y[i], z[i] = dx, dy, dz
+        d2 = dx * dx + dy * dy + dz * dz
+        c = max(1.0 - d2 / (cutoff * cutoff), 0.0)
+        fade[i] = c * c * c
+        # exp(−a0 d²) by Taylor's series of its 64th root; beyond the cutoff it does not matter
+        t = -a0 * min(d2, cutoff * cutoff) / 64
+        e = 1.0 + t * (1.0 + t / 2 * (1.0 + t / 3 * (1.0 + t / 4 * (1.0 + t / 5 * (1.0 + t / 6)))))
+        for _ in range(6):
+            e = e * e
+        power[i] = e
+    n0, n1, n2 = n_radial
+    for n in range(n0):  # each exponent is twice the last: its Gaussian is the square
+        for i in range(TILE):
+            g = power[i] * fade[i]
+            phi[n, i] = g if g > NEGLIGIBLE else 0.0
+            power[i] = power[i] * power[i]
+    f = n0
+    for n in range(n1):
+        s = scale[1, n]
+        for i in range(TILE):
+            g = phi[n, i] * s
+            phi[f, i] = g * x[i]
+            phi[f + 1, i] = g * y[i]
+            phi[f + 2, i] = g * z[i]
+        f += 3
+    root3 = np.float32(1.7320508075688772)
+    half = np.float32(0.5)
+    for n in range(n2):
+        s = scale[2, n]
+        for i in range(TILE):
+            g = phi[n, i] * s
+            gr = g * root3
+            phi[f, i] = gr * x[i] * y[i]
+            phi[f + 1, i] = gr * y[i] * z[i]
+            phi[f + 2, i] = g * (z[i] * z[i] - half * (x[i] * x[i] + y[i] * y[i]))
+            phi[f + 3, i] = gr * x[i] * z[i]
+            phi[f + 4, i] = gr * half * (x[i] * x[i] - y[i] * y[i])
+        f += 5
+
+
+@numba.njit(fastmath=True)
+def _add_product(z, phi, f):  # type: ignore[no-untyped-def]
+    """f += zᵀ φ: (n_features, n_channels), (n_features, TILE), (n_channels, TILE)."""
+    n_features, n_channels = z.shape
+    whole = n_features - n_features % 4
+    for n in range(0, whole, 4):
+        for k in range(n_channels):
+            z0, z1, z2, z3 = z[n, k], z[n + 1, k], z[n + 2, k], z[n + 3, k]
+            for i in range(TILE):
+                f[k, i] += (z0 * phi[n, i] + z1 * phi[n + 1, i]) + (
+                    z2 * phi[n + 2, i] + z3 * phi[n + 3, i]
+                )
+    for n in range(whole, n_features):
+        for k in range(n_channels):
+            for i in range(TILE):
+                f[k, i] += z[n, k] * phi[n, i]
+
+
+@numba.njit(fastmath=True)
+def _add_inner(phi, x, c):  # type: ignore[no-untyped-def]
+    """c += φ xᵀ: (n_features, TILE), (n_values, TILE), (n_features, n_values); 2 × 4 at a time."""
+    n_features, n_values = c.shape
+    four = n_values - n_values % 4
+    for n in range(n_features):
+        for v in range(0, four, 4):
+            s0 = s1 = s2 = s3 = np.float32(0.0)
+            for i in range(TILE):
+                p = phi[n, i]
+                s0 += p * x[v, i]
+                s1 += p * x[v + 1, i]
+                s2 += p * x[v + 2, i]
+                s3 += p * x[v + 3, i]
+            c[n, v] += s0
+            c[n, v + 1] += s1
+            c[n, v + 2] += s2
+            c[n, v + 3] += s3
+        for v in range(four, n_values):
+            s0 = np.float32(0.0)
+            for i in range(TILE):
+                s0 += phi[n, i] * x[v, i]
+            c[n, v] += s0
+
+
+@numba.njit(parallel=True, fastmath=True, cache=True)
+def scatter(  # type: ignore[no-untyped-def]
+    points, pointer, token, position, a0, n_radial, scale, cutoff, z
+):
+    """f = Φ z for some tiles.
+
+    Parameters
+    ----------
+    points : float64, (n_tiles, 3, TILE)
+    pointer : int64, (n_tiles + 1,)
+        Pairs ``pointer[t]:pointer[t + 1]`` of ``token`` and ``position`` belong to tile t.
+    token : int64, (n_pairs,)
+    position : float64, (n_pairs, 3)
+    z : float32, (n_tokens, n_features, n_channels)
+
+    Returns
+    -------
+    float32, (n_tiles, n_channels, TILE)
+    """
+    n_tiles, (_, n_features, n_channels) = len(points), z.shape
+    out = np.empty((n_tiles, n_channels, TILE), np.float32)
+    for tile in numba.prange(n_tiles):
+        phi = np.empty((n_features, TILE), np.float32)
+        f = np.zeros((n_channels, TILE), np.float32)
+        for pair in range(pointer[tile], pointer[tile + 1]):
+            _features(points[tile], position[pair], a0, n_radial, scale, cutoff, phi)
+            _add_product(z[token[pair]], phi, f)
+        out[tile] = f
+    return out
+
+
+@numba.njit(parallel=True, fastmath=True, cache=True)
+def gather(  # type: ignore[no-untyped-def]
+    points, pointer, token, position, a0, n_radial, scale, cutoff, x, n_tokens
+):
+    """c = Φᵀ x over some tiles; x float32 (n_tiles, n_values, TILE), others as in `scatter`.
+
+    Returns
+    -------
+    float64, (n_tokens, n_features, n_values)
+    """
+    n_tiles, n_values, _ = x.shape
+    n0, n1, n2 = n_radial
+    n_features = n0 + 3 * n1 + 5 * n2
+    parts = np.zeros((CHUNKS, n_tokens, n_features, n_values), np.float64)
+    for chunk in numba.prange(CHUNKS):
+        phi = np.empty((n_features, TILE), np.float32)
+        for tile in range(chunk * n_tiles // CHUNKS, (chunk + 1) * n_tiles // CHUNKS):
+            values = x[tile]
+            for pair in range(pointer[tile], pointer[tile + 1]):
+                _features(points[tile], position[pair], a0, n_radial, scale, cutoff, phi)
+                _add_inner(phi, values, parts[chunk, token[pair]])
+    return parts.sum(0)
