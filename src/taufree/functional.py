@@ -27,7 +27,7 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Potential:
-    """Exchange energy per volume and the energy's derivatives with respect to every value on the grid.
+    """Exchange energy per volume, and derivatives of the energy by every value on the grid.
 
     ``vrho``, ``vsigma`` (n_points,) are ∂E_x/∂ρ_j and ∂E_x/∂σ_j, weights included: the full
     functional derivative, through attention. ``exc`` (n_points,) is the energy per volume.

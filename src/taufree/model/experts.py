@@ -1,6 +1,8 @@
-"""Sparse mixture of experts: a C² router along a regime coordinate, and each expert on its points."""
+"""Sparse mixture of experts: a C² router along a regime coordinate, each expert on its points."""
 
 from __future__ import annotations
+
+import itertools
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +53,6 @@ class Experts(nn.Module):
 
 def _perceptron(widths: list[int]) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for n_in, n_out in zip(widths[:-1], widths[1:], strict=True):
+    for n_in, n_out in itertools.pairwise(widths):
         layers += [nn.Linear(n_in, n_out), nn.SiLU()]
     return nn.Sequential(*layers, nn.Linear(widths[-1], 1))

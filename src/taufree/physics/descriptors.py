@@ -38,7 +38,7 @@ def tau_uniform(rho: Tensor) -> Tensor:
 
 
 def iso_orbital_indicator(rho: Tensor, sigma: Tensor, tau: Tensor) -> Tensor:
-    """α = (τ − τ_W) / τ_unif: 0 for one orbital, 1 for the uniform gas, ≫ 1 between closed shells."""
+    """α = (τ − τ_W) / τ_unif: 0 for one orbital, 1 in the uniform gas, ≫ 1 between shells."""
     excess = tau - tau_weizsaecker(rho, sigma)
     return (excess / tau_uniform(rho.clamp_min(RHO_TINY))).clamp_min(0)
 

@@ -26,7 +26,8 @@ def ge2(p: Tensor, q: Tensor) -> Tensor:
 def perdew_constantin(p: Tensor, q: Tensor, a: float, b: float) -> Tensor:
     """Modified fourth-order gradient expansion joined to von Weizsäcker by f_ab(z).
 
-    J. P. Perdew and L. A. Constantin, Phys. Rev. B 75, 155109 (2007), doi:10.1103/PhysRevB.75.155109.
+    J. P. Perdew and L. A. Constantin, Phys. Rev. B 75, 155109 (2007),
+    doi:10.1103/PhysRevB.75.155109.
     """
     f_w = 5 * p / 3
     delta = 8 * q**2 / 81 - p * q / 9 + 8 * p**2 / 243

@@ -108,7 +108,8 @@ def draw_batch(
 
 def make_optimizers(network: Network, config: TrainingConfig) -> list[Optimizer]:
     """Muon (orthogonalized momentum) for matrices, Adam for vectors and stacks of matrices."""
-    matrices, others = [], []
+    matrices: list[torch.nn.Parameter] = []
+    others: list[torch.nn.Parameter] = []
     for parameter in network.parameters():
         is_matrix = parameter.ndim == 2 and min(parameter.shape) > 1
         (matrices if is_matrix else others).append(parameter)

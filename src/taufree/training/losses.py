@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from taufree.model.network import Network
+from taufree.physics.descriptors import C_X
 from taufree.physics.parents import PARENTS
 from taufree.training.config import TrainingConfig
 from taufree.training.samples import Batch
@@ -19,7 +20,7 @@ class Losses(nn.Module):
 
     1. ``l1``: ∫|Δe_x| per electron. 2. ``energy``: |ΔE_x| per electron, estimated from two
     independent halves of the drawn points, whose product has no bias from the draw.
-    3. ``balance``: squared departure of each expert's share of E_x^LDA from an even one.
+    3. ``balance``: squared departure of each expert's share of the electrons from an even one.
     """
 
     def __init__(self, network: Network, config: TrainingConfig) -> None:
@@ -39,14 +40,8 @@ class Losses(nn.Module):
         )
         scale = (halves.detach().square().mean(0) + ENERGY_SCALE**2).sqrt()
         terms["energy"] = (halves[0] * halves[1] / scale).mean()
-        share = (
-            batch.weights
-            * batch.lda
-            / batch.exc.new_zeros(n).index_add(0, batch.owner, batch.weights * batch.lda)[
-                batch.owner
-            ]
-        )
-        used = (share[:, None] * gates).sum(0) / n
+        rho = (batch.lda / C_X) ** 0.75
+        used = (batch.weights * rho / electrons[batch.owner] / n) @ gates.double()
         terms["balance"] = ((used - 1 / len(used)) ** 2).sum()
         config = self.config
         terms["total"] = (
