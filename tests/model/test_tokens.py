@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
+import numba
 import numpy as np
 import pytest
 import torch
@@ -47,8 +49,8 @@ def dense(coords: Tensor, positions: Tensor, config: ModelConfig = CONFIG) -> Te
     return gaussian_features(r.mT, config).permute(2, 0, 1)
 
 
-def token_map(coords: Tensor, centers: Tensor, *args: Tensor, memory: float = 0.0) -> TokenMap:
-    return TokenMap(CONFIG, coords, centers, *args, dtype=torch.float64, max_memory=memory)
+def token_map(coords: Tensor, centers: Tensor, *lattice: Tensor) -> TokenMap:
+    return TokenMap(CONFIG, coords, centers, *lattice, dtype=torch.float64)
 
 
 def assert_close(a: Tensor, b: Tensor) -> None:
@@ -131,23 +133,22 @@ def test_nothing_comes_from_beyond_the_cutoff(
     assert (m.to_points(random(generator, 5, CONFIG.n_features, 3))[far] == 0).all()
 
 
-@pytest.mark.parametrize("tile", [8, 64, 4096])
-@pytest.mark.parametrize("tiles_in_block", [1, 3])
-def test_tiles_and_blocks_change_nothing(
+@pytest.mark.parametrize(("block", "pairs"), [(1, 7), (3, 10_000)])
+def test_blocks_change_nothing(
     scene: tuple[Tensor, Tensor],
     generator: torch.Generator,
     monkeypatch: pytest.MonkeyPatch,
-    tile: int,
-    tiles_in_block: int,
+    block: int,
+    pairs: int,
 ) -> None:
     x, z = random(generator, 1300, 2), random(generator, 5, CONFIG.n_features, 3)
-    usual = token_map(*scene)
-    c, f = usual.to_tokens(x), usual.to_points(z)
-    monkeypatch.setattr(tokens, "TILE", tile)
-    monkeypatch.setattr(tokens, "BLOCK", tile * tiles_in_block)
-    other = token_map(*scene)
-    assert_close(other.to_tokens(x), c)
-    assert_close(other.to_points(z), f)
+    m = token_map(*scene)
+    c, f, blocks = m.to_tokens(x), m.to_points(z), len(list(m.blocks()))
+    monkeypatch.setattr(tokens, "BLOCK", block)
+    monkeypatch.setattr(tokens, "PAIRS", pairs)
+    assert len(list(m.blocks())) > blocks
+    assert_close(m.to_tokens(x), c)
+    assert_close(m.to_points(z), f)
 
 
 def test_order_of_points_changes_nothing(
@@ -161,17 +162,6 @@ def test_order_of_points_changes_nothing(
     assert_close(permuted.to_points(z), m.to_points(z)[order])
 
 
-@pytest.mark.parametrize("memory", [0.0, 1.0, 1e6])
-def test_kept_features_change_nothing(
-    scene: tuple[Tensor, Tensor], generator: torch.Generator, memory: float
-) -> None:
-    x = random(generator, 1300, 2)
-    kept = token_map(*scene, memory=memory)
-    assert (kept.to_tokens(x) == token_map(*scene).to_tokens(x)).all()
-    in_memory = [t.kept is not None for t in kept.tiles]
-    assert {0.0: not any(in_memory), 1.0: not all(in_memory), 1e6: all(in_memory)}[memory]
-
-
 def test_blocks_cover_every_point_once(scene: tuple[Tensor, Tensor]) -> None:
     seen = torch.cat([points for points, _ in token_map(*scene).blocks()])
     assert (seen.sort().values == torch.arange(1300)).all()
@@ -182,17 +172,53 @@ def test_tiles_are_compact(generator: torch.Generator) -> None:
     centers = torch.arange(20, dtype=torch.float64)[:, None] * torch.tensor([20.0, 0.0, 0.0])
     coords = centers.repeat_interleave(200, 0) + random(generator, 4000, 3)
     m = token_map(coords[torch.randperm(4000, generator=generator)], centers)
-    pairs = sum(len(t.tokens) * (t.points.stop - t.points.start) for t in m.tiles)
-    assert pairs < 4 * 4000  # 20 × 4000 without order
+    assert len(m.token) * tokens.TILE < 4 * 4000  # 20 × 4000 without order
 
 
-def test_single_precision(scene: tuple[Tensor, Tensor], generator: torch.Generator) -> None:
-    x = random(generator, 1300, 2)
-    double = token_map(*scene).to_tokens(x)
-    single = TokenMap(CONFIG, *scene, dtype=torch.float32).to_tokens(x.float())
-    assert single.dtype == torch.float32
-    error = (single.double() - double).abs().max() / double.abs().max()
-    assert error < SUM_ROUNDING_SINGLE
+@pytest.mark.parametrize("crystal", [False, True])
+@pytest.mark.parametrize(
+    "config",
+    [{}, {"n_radial": (5, 4, 3)}, {"n_radial": (4, 2)}, {"n_radial": (14, 1, 1), "cutoff": 9.0}],
+    ids=["default", "few", "no l = 2", "sharp"],
+)
+def test_compiled_form_equals_the_reference(
+    scene: tuple[Tensor, Tensor],
+    generator: torch.Generator,
+    config: dict[str, Any],
+    crystal: bool,
+) -> None:
+    """float32 on a CPU runs compiled kernels: both directions, for any number of channels."""
+    sizes = ModelConfig(**config)
+    if crystal:
+        scene = scene[0][:150], scene[1][:2]
+    lattice = torch.tensor(LATTICES["skew"], dtype=torch.float64) if crystal else None
+    double = TokenMap(sizes, *scene, lattice, dtype=torch.float64)
+    single = TokenMap(sizes, *scene, lattice, dtype=torch.float32)
+    n_points, n_tokens = len(scene[0]), len(scene[1])
+    for n in (2, 5) if crystal else (1, 2, 5, 24):
+        x, z = random(generator, n_points, n), random(generator, n_tokens, sizes.n_features, n)
+        for a, b in (
+            (single.to_tokens(x.float()), double.to_tokens(x)),
+            (single.to_points(z.float()), double.to_points(z)),
+        ):
+            assert a.dtype == torch.float32
+            assert (a.double() - b).abs().max() < SUM_ROUNDING_SINGLE * b.abs().max()
+
+
+def test_compiled_form_gives_the_same_bits_with_any_number_of_threads(
+    scene: tuple[Tensor, Tensor], generator: torch.Generator
+) -> None:
+    m = TokenMap(CONFIG, *scene, dtype=torch.float32)
+    x = random(generator, 1300, 2).float()
+    threads = numba.get_num_threads()
+    results = []
+    try:
+        for n in (1, threads):
+            numba.set_num_threads(n)
+            results.append(m.to_tokens(x))
+    finally:
+        numba.set_num_threads(threads)
+    assert torch.equal(*results)
 
 
 @pytest.mark.parametrize("lattice", LATTICES.values(), ids=LATTICES.keys())
