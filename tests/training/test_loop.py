@@ -1,0 +1,95 @@
+"""A run that is interrupted goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from taufree.errors import UserError
+from taufree.model.network import Network
+from taufree.model.storage import load_model
+from taufree.training import loop
+from taufree.training.checkpoint import load_checkpoint
+from taufree.training.config import TrainingConfig, read_config
+
+
+def write_toml(path: Path, config: TrainingConfig) -> Path:
+    """The settings as a file for `train`."""
+    fields = config.model_dump(mode="json", exclude={"model"})
+    path.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in fields.items()))
+    return path
+
+
+def test_resumed_run_is_the_same_bit_for_bit(
+    config: TrainingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = write_toml(tmp_path / "whole.toml", config)
+    loop.train(whole)
+    again = config.model_copy(update={"out": tmp_path / "again"})
+    path = write_toml(tmp_path / "again.toml", again)
+    drawn = loop.draw_batch
+
+    def break_off(step: int, *args: object) -> object:
+        if step == 5:
+            raise KeyboardInterrupt
+        return drawn(step, *args)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "draw_batch", break_off)
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(path)
+    loop.train(path)
+    first, second = (load_file(c.out / "checkpoint.safetensors") for c in (config, again))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert (config.out / "log.jsonl").read_text() == (again.out / "log.jsonl").read_text()
+
+
+def test_training_lowers_the_error(config: TrainingConfig, tmp_path: Path) -> None:
+    long = config.model_copy(
+        update={"steps": 120, "points_per_density": 300, "learning_rate": 1e-2, "warmup_steps": 10}
+    )
+    result = loop.train(write_toml(tmp_path / "c.toml", long))
+    lines = [json.loads(line) for line in (long.out / "log.jsonl").read_text().splitlines()]
+    assert lines[-1]["train"]["l1"] < 0.5 * lines[0]["train"]["l1"]
+    assert (long.out / "learning_curve.svg").read_text().startswith("<?xml")
+    assert load_model(result["weights"]).parent.xc == "MS2"
+
+
+def test_checkpoint_of_other_settings_is_refused(config: TrainingConfig, tmp_path: Path) -> None:
+    loop.train(write_toml(tmp_path / "c.toml", config))
+    other = config.model_copy(update={"learning_rate": 1e-3})
+    with pytest.raises(UserError, match="other settings"):
+        loop.train(write_toml(tmp_path / "d.toml", other))
+
+
+def test_damaged_checkpoint_is_refused(config: TrainingConfig, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    path.write_bytes(b"not a checkpoint")
+    with pytest.raises(UserError, match="damaged"):
+        load_checkpoint(path, Network(config.model), [])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("data = 1\nout =", "not TOML"),
+        ('data = "d"\nout = "o"\nstep = 3', "step"),
+        ('data = "d"\nout = "o"\nlearning_rate = -1', "learning_rate"),
+    ],
+)
+def test_bad_settings_are_named(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_config(path)
+
+
+def test_no_data_is_said(config: TrainingConfig, tmp_path: Path) -> None:
+    empty = config.model_copy(update={"data": tmp_path / "nothing"})
+    with pytest.raises(UserError, match="data build"):
+        loop.load_samples(empty, "train")
