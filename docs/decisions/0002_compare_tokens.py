@@ -20,8 +20,8 @@ from taufree.model.experts import Experts
 from taufree.model.network import UNIFORM, Network
 from taufree.physics.parents import PARENTS
 from taufree.training.config import TrainingConfig
-from taufree.training.losses import Losses
 from taufree.training.loop import draw_batch, make_optimizers, schedule, set_learning_rate
+from taufree.training.losses import Losses
 from taufree.training.samples import Sample, draw, samples_of
 
 HEADS = (0.25, 0.5)  # the two broad heads that the design found enough
