@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 from ase import Atoms
 from matplotlib.figure import Figure
@@ -156,7 +157,7 @@ def conditions(functional: Functional) -> dict[str, Any]:
     what = about.about()
     return {
         "versions": what["versions"],
-        "threads": what["threads"],
+        "threads": what["threads"] | {"numba": numba.get_num_threads()},
         "cpu": _cpu(),
         "cores": os.cpu_count(),
         "load_average": os.getloadavg()[0],
@@ -179,11 +180,12 @@ def _cpu() -> str:
 def caption(result: dict[str, Any]) -> str:
     """One line for below a table or in a plot: where these times are from."""
     on = result["conditions"]
-    threads, versions = on["threads"], on["versions"]
+    versions = on["versions"]
+    threads = ", ".join(f"{n} {library}" for library, n in on["threads"].items())
     return (
-        f"{on['cpu']}, {threads['pyscf']} threads (PySCF), {threads['torch']} (PyTorch) of "
-        f"{on['cores']} cores, load {on['load_average']:.1f} at the start; network on "
-        f"{on['device']} in {on['dtype']}; PySCF {versions['pyscf']}, PyTorch {versions['torch']}"
+        f"{on['cpu']}, threads: {threads} of {on['cores']} cores, load "
+        f"{on['load_average']:.1f} at the start; network on {on['device']} in {on['dtype']}; "
+        f"PySCF {versions['pyscf']}, PyTorch {versions['torch']}"
     )
 
 
