@@ -146,7 +146,6 @@ def main(folder: Path) -> None:
     variants = {
         "B": base.model,
         "B, no encoder": base.model.model_copy(update={"n_layers": 0}),
-        "B, cutoff 6": base.model.model_copy(update={"cutoff": 6.0}),
     }
     for label, model in variants.items():
         config = base.model_copy(update={"model": model})

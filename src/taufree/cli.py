@@ -192,6 +192,20 @@ def evaluate_scf(
     return Report(result, scf.table(result))
 
 
+@evaluate.command("limits")
+@reported(resume=AGAIN)
+def evaluate_limits(
+    folder: Annotated[Path, typer.Argument(help="Folder of the records.")] = Path("data"),
+    model: Model = "ms2",
+    json: Json = None,
+) -> Report:
+    """Exact conditions: uniform scaling, the electron gas and its surface, one electron."""
+    from taufree.evaluation import limits
+
+    result = limits.evaluate(model, folder, stderr)
+    return Report(result, limits.table(result))
+
+
 @app.command()
 @reported(resume=AGAIN)
 def info(json: Json = None) -> Report:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -59,6 +60,10 @@ class Functional:
         """Precision inside the network; energies are summed in float64 in any case."""
         return next(self.network.parameters()).dtype
 
+    def double(self) -> Functional:
+        """The same functional with its network in float64."""
+        return Functional(copy.deepcopy(self.network).double(), self.name)
+
     @property
     def device(self) -> torch.device:
         return next(self.network.parameters()).device
@@ -72,8 +77,8 @@ class Functional:
         lattice : Tensor, (3, 3), or None
         """
         config = self.network.config
-        token_map = TokenMap(config, coords, centers, lattice, self.dtype)
-        return Geometry(token_map, bonds_between(centers, lattice, config.cutoff, self.dtype))
+        token_map = TokenMap(config, coords, centers, lattice)
+        return Geometry(token_map, bonds_between(centers, lattice, config.cutoff))
 
     def energy_density(
         self, rho: Tensor, sigma: Tensor, weights: Tensor, geometry: Geometry

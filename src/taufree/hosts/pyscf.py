@@ -19,6 +19,9 @@ from taufree.model.storage import load_model
 
 KS = TypeVar("KS", bound=dft.rks.KohnShamDFT)
 
+PRECISE_BELOW = 1e-5
+"""Change of E_xc between calls (Ha) from which on the network runs in float64: the rounding of
+float32, some 1e-8 Ha, would keep an SCF from reaching PySCF's default ``conv_tol``."""
 AO_BLOCK = 100 * BLKSIZE
 """Grid points whose AO values are contracted together."""
 
@@ -157,6 +160,7 @@ class DeorbitalizedNumInt(numint.NumInt):
         exc = np.empty(rho.shape[1])
         for i in range(rho.shape[1]):
             exc[i], rho[:, i] = self._exchange_correlation(rho[:, i], cache)
+        cache.refine(exc[-1])
         return nelec, exc, self._potential_matrix(cache, rho)
 
     def _density(self, cache: _GridCache, channels: list[np.ndarray], hermi: int) -> np.ndarray:
@@ -185,12 +189,12 @@ class DeorbitalizedNumInt(numint.NumInt):
         derivative = vxc * weights
         density = torch.from_numpy(n_spin * rho)
         points, geometry = cache.geometry(density[:, 0])
-        device = self.functional.device
+        functional, device = cache.functional, self.functional.device
         w = torch.from_numpy(weights)[points].to(device)
         for s in range(n_spin):
             grad = density[s, 1:, points].to(device)
             sigma = (grad * grad).sum(0)
-            part = self.functional.potential(density[s, 0, points].to(device), sigma, w, geometry)
+            part = functional.potential(density[s, 0, points].to(device), sigma, w, geometry)
             energy += float(part.exc @ w) / n_spin
             derivative[s, 0, points] += part.vrho.cpu().numpy()
             derivative[s, 1:, points] += (2 * part.vsigma * grad).T.cpu().numpy()
@@ -264,6 +268,8 @@ class _GridCache:
 
     def __init__(self, ni: DeorbitalizedNumInt, mol: Any, grids: Any, max_memory: float) -> None:
         self.ni, self.mol, self.grids = ni, mol, grids
+        self.functional = ni.functional
+        self._last_energy = np.inf
         self._coords = grids.coords
         self._env = mol._env.copy()
         self._geometry: tuple[Tensor, Geometry] | None = None
@@ -275,6 +281,13 @@ class _GridCache:
         return (
             mol is self.mol and grids.coords is self._coords and np.array_equal(mol._env, self._env)
         )
+
+    def refine(self, energy: float) -> None:
+        """Go over to float64 when an SCF comes near its end."""
+        near = abs(energy - self._last_energy) < PRECISE_BELOW
+        if near and self.functional.dtype != torch.float64:
+            self.functional = self.functional.double()
+        self._last_energy = energy
 
     def ao_blocks(self) -> Iterator[tuple[slice, np.ndarray, np.ndarray | None]]:
         """Points, AO values and gradients (4, n_block, nao), PySCF's screening mask."""

@@ -20,14 +20,12 @@ class Bonds:
     fade: Tensor  # (n_bonds,), C(d) = (1 − d²/d_c²)³
 
 
-def bonds_between(
-    centers: Tensor, lattice: Tensor | None, cutoff: float, dtype: torch.dtype
-) -> Bonds:
+def bonds_between(centers: Tensor, lattice: Tensor | None, cutoff: float) -> Bonds:
     """All pairs within the cutoff; ``centers`` (n_tokens, 3), ``lattice`` (3, 3) or None."""
     source, positions = images(centers, lattice, centers, cutoff)
     squared = (centers[:, None] - positions).square().sum(-1)
     to, image = (squared < cutoff**2).nonzero().unbind(1)
-    return make_bonds(to, source[image], squared[to, image].to(dtype), cutoff)
+    return make_bonds(to, source[image], squared[to, image], cutoff)
 
 
 def make_bonds(to: Tensor, source: Tensor, squared_distance: Tensor, cutoff: float) -> Bonds:
@@ -54,12 +52,13 @@ class SelfAttention(nn.Module):
         n = len(x)
         q, k, v = self.qkv(x).unflatten(1, (3, self.n_heads, -1)).unbind(1)
         score = (q[bonds.to] * k[bonds.source]).sum(-1) / q.shape[-1] ** 0.5  # (n_bonds, n_heads)
-        score = score - bonds.squared_distance[:, None] * torch.exp(-2 * self.log_range)
+        square, fade = bonds.squared_distance.to(score), bonds.fade.to(score)
+        score = score - square[:, None] * torch.exp(-2 * self.log_range)
         index = bonds.to[:, None].expand_as(score)
         top = torch.full_like(score[:n], -torch.inf).scatter_reduce(
             0, index, score.detach(), "amax"
         )
-        weight = bonds.fade[:, None] * torch.exp(score - top[bonds.to])
+        weight = fade[:, None] * torch.exp(score - top[bonds.to])
         total = torch.zeros_like(score[:n]).scatter_add(0, index, weight)
         value = weight[..., None] * v[bonds.source]
         mean = torch.zeros_like(v).index_add(0, bonds.to, value) / total[..., None]

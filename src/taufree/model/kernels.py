@@ -1,7 +1,7 @@
 """Compiled attention between grid points and tokens: features and contraction fused in cache.
 
-The same sums as the PyTorch form in `taufree.model.tokens`, for float32 on a CPU. A tile of points
-makes the features of one token (10 kB), uses them at once and forgets them, so nothing of size
+The same sums as the PyTorch form in `taufree.model.tokens`, on a CPU. A tile of points
+makes the features of one token (12 kB), uses them at once and forgets them, so nothing of size
 points × tokens is ever stored. Loops over the points of a tile are innermost, for the vector units.
 """
 
@@ -21,9 +21,9 @@ CHUNKS = 32
 @numba.njit(inline="always")
 def _features(points, position, a0, n_radial, scale, cutoff, phi):  # type: ignore[no-untyped-def]
     """Φ (n_features, TILE) of one token at ``position`` for ``points`` (3, TILE)."""
-    x = np.empty(TILE, np.float32)
-    y = np.empty(TILE, np.float32)
-    z = np.empty(TILE, np.float32)
+    x = np.empty(TILE, phi.dtype)
+    y = np.empty(TILE, phi.dtype)
+    z = np.empty(TILE, phi.dtype)
     fade = np.empty(TILE, np.float64)
     power = np.empty(TILE, np.float64)
     for i in range(TILE):
@@ -34,9 +34,11 @@ def _features(points, position, a0, n_radial, scale, cutoff, phi):  # type: igno
         d2 = dx * dx + dy * dy + dz * dz
         c = max(1.0 - d2 / (cutoff * cutoff), 0.0)
         fade[i] = c * c * c
-        # exp(−a0 d²) by Taylor's series of its 64th root; beyond the cutoff it does not matter
+        # exp(−a0 d²) by the Taylor series of its 64th root, to 1e-15
         t = -a0 * min(d2, cutoff * cutoff) / 64
-        e = 1.0 + t * (1.0 + t / 2 * (1.0 + t / 3 * (1.0 + t / 4 * (1.0 + t / 5 * (1.0 + t / 6)))))
+        e = 1.0
+        for k in (8, 7, 6, 5, 4, 3, 2, 1):
+            e = 1.0 + t / k * e
         for _ in range(6):
             e = e * e
         power[i] = e
@@ -55,8 +57,8 @@ def _features(points, position, a0, n_radial, scale, cutoff, phi):  # type: igno
             phi[f + 1, i] = g * y[i]
             phi[f + 2, i] = g * z[i]
         f += 3
-    root3 = np.float32(1.7320508075688772)
-    half = np.float32(0.5)
+    root3 = phi.dtype.type(1.7320508075688772)
+    half = phi.dtype.type(0.5)
     for n in range(n2):
         s = scale[2, n]
         for i in range(TILE):
@@ -95,7 +97,7 @@ def _add_inner(phi, x, c):  # type: ignore[no-untyped-def]
     four = n_values - n_values % 4
     for n in range(n_features):
         for v in range(0, four, 4):
-            s0 = s1 = s2 = s3 = np.float32(0.0)
+            s0 = s1 = s2 = s3 = phi.dtype.type(0.0)
             for i in range(TILE):
                 p = phi[n, i]
                 s0 += p * x[v, i]
@@ -107,7 +109,7 @@ def _add_inner(phi, x, c):  # type: ignore[no-untyped-def]
             c[n, v + 2] += s2
             c[n, v + 3] += s3
         for v in range(four, n_values):
-            s0 = np.float32(0.0)
+            s0 = phi.dtype.type(0.0)
             for i in range(TILE):
                 s0 += phi[n, i] * x[v, i]
             c[n, v] += s0
@@ -126,17 +128,18 @@ def scatter(  # type: ignore[no-untyped-def]
         Pairs ``pointer[t]:pointer[t + 1]`` of ``token`` and ``position`` belong to tile t.
     token : int64, (n_pairs,)
     position : float64, (n_pairs, 3)
-    z : float32, (n_tokens, n_features, n_channels)
+    z : float32 or float64, (n_tokens, n_features, n_channels)
+        Its precision is that of features and sums.
 
     Returns
     -------
-    float32, (n_tiles, n_channels, TILE)
+    (n_tiles, n_channels, TILE), of the type of z
     """
     n_tiles, (_, n_features, n_channels) = len(points), z.shape
-    out = np.empty((n_tiles, n_channels, TILE), np.float32)
+    out = np.empty((n_tiles, n_channels, TILE), z.dtype)
     for tile in numba.prange(n_tiles):
-        phi = np.empty((n_features, TILE), np.float32)
-        f = np.zeros((n_channels, TILE), np.float32)
+        phi = np.empty((n_features, TILE), z.dtype)
+        f = np.zeros((n_channels, TILE), z.dtype)
         for pair in range(pointer[tile], pointer[tile + 1]):
             _features(points[tile], position[pair], a0, n_radial, scale, cutoff, phi)
             _add_product(z[token[pair]], phi, f)
@@ -148,7 +151,7 @@ def scatter(  # type: ignore[no-untyped-def]
 def gather(  # type: ignore[no-untyped-def]
     points, pointer, token, position, a0, n_radial, scale, cutoff, x, n_tokens
 ):
-    """c = Φᵀ x over some tiles; x float32 (n_tiles, n_values, TILE), others as in `scatter`.
+    """c = Φᵀ x over some tiles; x (n_tiles, n_values, TILE), others as in `scatter`.
 
     Returns
     -------
@@ -159,7 +162,7 @@ def gather(  # type: ignore[no-untyped-def]
     n_features = n0 + 3 * n1 + 5 * n2
     parts = np.zeros((CHUNKS, n_tokens, n_features, n_values), np.float64)
     for chunk in numba.prange(CHUNKS):
-        phi = np.empty((n_features, TILE), np.float32)
+        phi = np.empty((n_features, TILE), x.dtype)
         for tile in range(chunk * n_tiles // CHUNKS, (chunk + 1) * n_tiles // CHUNKS):
             values = x[tile]
             for pair in range(pointer[tile], pointer[tile + 1]):

@@ -13,7 +13,7 @@ directions of attention are this one linear map and its transpose:
 
 so each is the other's derivative, to any order. In a crystal the sum runs over image tokens too.
 Neighbouring grid points form tiles, and a list of pairs says which tokens each tile sees. On a CPU
-in float32 compiled kernels do the sums; the PyTorch form here is the reference, and runs anywhere.
+compiled kernels do the sums; the PyTorch form here is the reference, and runs anywhere.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import numba
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from taufree.model import kernels
 from taufree.model.config import ModelConfig
@@ -33,6 +34,8 @@ from taufree.model.kernels import NEGLIGIBLE, TILE
 
 BLOCK = 256
 """Tiles whose points go through the experts together."""
+SUBNORMAL = 1e-15
+"""Values below this gather as zero: times a Gaussian they would be subnormal, and slow."""
 PAIRS = 4096
 """Pairs of tile and token whose features the PyTorch form makes at once."""
 
@@ -81,8 +84,9 @@ class TokenMap:
     centers : Tensor, (n_tokens, 3)
     lattice : Tensor, (3, 3), or None
         Cell vectors as rows; tokens are then repeated by every translation within reach.
-    dtype : torch.dtype
-        Precision of the features. Displacements are float64: sharp Gaussians need them.
+
+    Features have the precision of what they are applied to; displacements are float64 in any case,
+    for sharp Gaussians need them.
     """
 
     def __init__(
@@ -91,10 +95,8 @@ class TokenMap:
         coords: Tensor,
         centers: Tensor,
         lattice: Tensor | None = None,
-        dtype: torch.dtype = torch.float32,
     ) -> None:
         self.config = config
-        self.dtype = dtype
         self.n_points, self.n_tokens = len(coords), len(centers)
         self.order = _spatial_order(coords)
         self.n_tiles = -(-self.n_points // TILE)
@@ -142,13 +144,14 @@ class TokenMap:
 
     def gather(self, x: Tensor, tiles: slice) -> Tensor:
         """Share of some tiles in c = Φᵀ x, in float64; x (n_block, n_values) of their points."""
+        x = nn.functional.hardshrink(x, SUBNORMAL)
         x = torch.cat([x, x.new_zeros((tiles.stop - tiles.start) * TILE - len(x), x.shape[1])])
         x = x.unflatten(0, (-1, TILE)).mT.contiguous()  # (n_tiles, n_values, TILE)
         if self._compiled:
-            c = kernels.gather(*self._arguments(tiles), x.numpy(), self.n_tokens)  # type: ignore[call-arg]
+            c = kernels.gather(*self._arguments(tiles, x.dtype), x.numpy(), self.n_tokens)  # type: ignore[call-arg]
             return torch.from_numpy(c)
         c = x.new_zeros(self.n_tokens, self.config.n_features, x.shape[1], dtype=torch.float64)
-        for tile, token, phi in self._features(tiles):
+        for tile, token, phi in self._features(tiles, x.dtype):
             c.index_add_(0, token, (phi @ x[tile].mT).double())
         return c
 
@@ -157,35 +160,38 @@ class TokenMap:
         n_tiles = tiles.stop - tiles.start
         if self._compiled:
             z = z.contiguous()
-            f = kernels.scatter(*self._arguments(tiles), z.numpy())  # type: ignore[call-arg]
+            f = kernels.scatter(*self._arguments(tiles, z.dtype), z.numpy())  # type: ignore[call-arg]
             f = torch.from_numpy(f)
         else:
             f = z.new_zeros(n_tiles, z.shape[2], TILE)
-            for tile, token, phi in self._features(tiles):
+            for tile, token, phi in self._features(tiles, z.dtype):
                 f.index_add_(0, tile, z[token].mT @ phi)
         return f.mT.flatten(0, 1)[: self.n_points - tiles.start * TILE]
 
     @property
     def _compiled(self) -> bool:
-        return self.dtype == torch.float32 and self.points.device.type == "cpu"
+        return self.points.device.type == "cpu"
 
-    def _features(self, tiles: slice) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def _features(
+        self, tiles: slice, dtype: torch.dtype
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Tiles (counted from the first), tokens and Φ (n, n_features, TILE) of some pairs."""
         first, last = self.pointer[tiles.start].item(), self.pointer[tiles.stop].item()
         for start in range(int(first), int(last), PAIRS):
             pairs = slice(start, min(start + PAIRS, int(last)))
             r = self.points[self.tile[pairs]] - self.position[pairs, :, None]
-            phi = gaussian_features(r.to(self.dtype), self.config)
+            phi = gaussian_features(r.to(dtype), self.config)
             yield self.tile[pairs] - tiles.start, self.token[pairs], phi
 
-    def _arguments(self, tiles: slice) -> tuple[Any, ...]:
-        """What both kernels are told of some tiles."""
+    def _arguments(self, tiles: slice, dtype: torch.dtype) -> tuple[Any, ...]:
+        """What both kernels are told of some tiles; they run in as many threads as PyTorch."""
+        numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
         config = self.config
         pointer = self.pointer[tiles.start : tiles.stop + 1]
         pairs = slice(int(pointer[0]), int(pointer[-1]))
         n_radial = config.n_radial + (0,) * (3 - len(config.n_radial))
         ladder = gaussian_exponents(config).numpy()
-        scale = np.array([ladder ** (l / 2) for l in range(3)], np.float32)
+        scale = np.array([ladder ** (l / 2) for l in range(3)], str(dtype).removeprefix("torch."))
         return (
             self.points[tiles].numpy(),
             (pointer - pointer[0]).numpy(),

@@ -29,6 +29,10 @@ class TrainingConfig(BaseModel):
     points_per_density: int = Field(2_000, ge=2)
     learning_rate: float = Field(2e-2, gt=0)
     warmup_steps: int = 200
+    max_gradient: float = Field(0.1, gt=0)
+    """Norm that the gradient is clipped to: no single batch may rule Muon's momentum."""
+    shares: dict[str, float] = {}
+    """Share of the draws that goes to each kind of system; by default each density's is equal."""
     energy_weight: float = Field(1.0, ge=0)
     """Weight of the loss on ΔE_x beside that on ∫|Δe_x|."""
     balance_weight: float = Field(3e-3, ge=0)

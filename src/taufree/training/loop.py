@@ -6,12 +6,14 @@ import json
 import math
 import subprocess
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from taufree.console import stderr
@@ -69,6 +71,7 @@ def train(config_path: Path, *, resume: bool = True) -> dict[str, Any]:
             set_learning_rate(wrapped, config.learning_rate * schedule(step, config))
             terms = module(batch)
             fabric.backward(terms["total"])
+            torch.nn.utils.clip_grad_norm_(losses.parameters(), config.max_gradient)
             for optimizer in wrapped:
                 optimizer.step()
                 optimizer.zero_grad()
@@ -101,9 +104,19 @@ def draw_batch(
     """The batch of a step: it depends on seed, step and rank alone."""
     seed = (config.seed * 1_000_003 + step) * n_ranks + rank
     generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randint(len(samples), (config.densities_per_step,), generator=generator)
+    chance = chances(samples, config.shares)
+    chosen = torch.multinomial(chance, config.densities_per_step, True, generator=generator)
     picked = [samples[i] for i in chosen.tolist()]
     return draw(picked, config.points_per_density, config.model, generator)
+
+
+def chances(samples: list[Sample], shares: dict[str, float]) -> Tensor:
+    """Probability of each sample to be drawn, from the shares of the kinds of systems."""
+    counts = Counter(sample.kind for sample in samples)
+    weights = [shares.get(s.kind, 0.0) / counts[s.kind] if shares else 1.0 for s in samples]
+    if not any(weights):
+        raise UserError(f"shares name none of the kinds at hand: {', '.join(counts)}.")
+    return torch.tensor(weights, dtype=torch.float64)
 
 
 def make_optimizers(network: Network, config: TrainingConfig) -> list[Optimizer]:

@@ -31,6 +31,7 @@ class Sample:
     """
 
     density: str
+    kind: str
     share: float
     electrons: float
     coords: Tensor  # (n_points, 3)
@@ -66,12 +67,13 @@ def samples_of(record: ReferenceDensity, config: ModelConfig) -> Iterable[Sample
         probability = electrons / electrons.sum() + energy / energy.sum()
         yield Sample(
             density=f"{record.name} {record.density_kind} {record.grid_level}",
+            kind=record.kind,
             share=1 / scale,
             electrons=float(electrons.sum()),
             coords=coords,
             centers=density.centers,
             seen=token_map.to_tokens(token_values(local, electrons).float()),
-            bonds=bonds_between(density.centers, density.lattice, config.cutoff, torch.float32),
+            bonds=bonds_between(density.centers, density.lattice, config.cutoff),
             local=local.float(),
             p=p,
             alpha=iso_orbital_indicator(rho, sigma, tau),
