@@ -284,7 +284,7 @@ class _GridCache:
 
     def refine(self, energy: float) -> None:
         """Go over to float64 when an SCF comes near its end."""
-        near = abs(energy - self._last_energy) < PRECISE_BELOW
+        near = 0 < abs(energy - self._last_energy) < PRECISE_BELOW  # not the same density again
         if near and self.functional.dtype != torch.float64:
             self.functional = self.functional.double()
         self._last_energy = energy

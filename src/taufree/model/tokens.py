@@ -185,7 +185,8 @@ class TokenMap:
 
     def _arguments(self, tiles: slice, dtype: torch.dtype) -> tuple[Any, ...]:
         """What both kernels are told of some tiles; they run in as many threads as PyTorch."""
-        numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+        most = int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+        numba.set_num_threads(min(torch.get_num_threads(), most))
         config = self.config
         pointer = self.pointer[tiles.start : tiles.stop + 1]
         pairs = slice(int(pointer[0]), int(pointer[-1]))

@@ -204,6 +204,31 @@ def peers(
     return Report(result, speed.table(result))
 
 
+@bench.command()
+@reported(resume=AGAIN)
+def experts(
+    file: Molecule = None,
+    basis: Basis = "def2-tzvp",
+    model: Model = "ms2",
+    grid_level: GridLevel = 3,
+    repeats: Repeats = 5,
+    json: Json = None,
+) -> Report:
+    """What sparsity saves: each expert on its own points, beside all experts everywhere."""
+    import taufree
+    from taufree.evaluation.speed import experts as speed
+
+    result = speed.bench_experts(
+        taufree.load_model(model),
+        file=file,
+        basis=basis,
+        grid_level=grid_level,
+        repeats=repeats,
+        say=say,
+    )
+    return Report(result, speed.table(result))
+
+
 def say(line: str) -> None:
     """Progress, where somebody watches."""
     if stderr.is_terminal:

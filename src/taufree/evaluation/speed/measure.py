@@ -67,6 +67,12 @@ class Stopwatch(Functional):
         self.density: tuple[Tensor, ...] = ()
         self.exchange = 0.0
 
+    def double(self) -> Stopwatch:
+        """In float64, with the same records."""
+        twin = Stopwatch(super().double())
+        twin.geometry_s, twin.potential_s = self.geometry_s, self.potential_s
+        return twin
+
     def geometry(self, *args: Any, **kwargs: Any) -> Geometry:
         start = time.perf_counter()
         geometry = super().geometry(*args, **kwargs)
