@@ -32,7 +32,7 @@ def random(generator: torch.Generator, *shape: int) -> Tensor:
 
 
 def bonds(centers: Tensor, lattice: Tensor | None = None) -> Bonds:
-    return bonds_between(centers, lattice, CUTOFF, torch.float64)
+    return bonds_between(centers, lattice, CUTOFF)
 
 
 def pairs(b: Bonds) -> set[tuple[int, int]]:
