@@ -19,7 +19,7 @@ from taufree.training.config import TrainingConfig, read_config
 
 def write_toml(path: Path, config: TrainingConfig) -> Path:
     """The settings as a file for `train`."""
-    fields = config.model_dump(mode="json", exclude={"model"})
+    fields = config.model_dump(mode="json", exclude={"model"}, exclude_none=True)
     path.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in fields.items()))
     return path
 
@@ -93,3 +93,10 @@ def test_no_data_is_said(config: TrainingConfig, tmp_path: Path) -> None:
     empty = config.model_copy(update={"data": tmp_path / "nothing"})
     with pytest.raises(UserError, match="data build"):
         loop.load_samples(empty, "train")
+
+
+def test_a_run_starts_from_given_weights(config: TrainingConfig, tmp_path: Path) -> None:
+    first = loop.train(write_toml(tmp_path / "c.toml", config))
+    fields = {"start": first["weights"], "out": tmp_path / "on", "learning_rate": 1e-12}
+    second = loop.train(write_toml(tmp_path / "d.toml", config.model_copy(update=fields)))
+    assert second["validation"] == pytest.approx(first["validation"], rel=1e-5)

@@ -21,6 +21,8 @@ class TrainingConfig(BaseModel):
     out: Path
     """Folder of checkpoints, log, learning curve and the finished model."""
     name: str = "ms2"
+    start: Path | None = None
+    """Weights to start from, of a model with the same sizes; by default random ones."""
     seed: int = 0
     levels: tuple[int, ...] = (1, 2)
     """Grid levels of the training densities."""

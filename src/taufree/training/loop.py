@@ -21,7 +21,7 @@ from taufree.data.splits import Split
 from taufree.data.store import iter_records, manifest_checksum, read_manifest
 from taufree.errors import UserError
 from taufree.model.network import Network
-from taufree.model.storage import save_model
+from taufree.model.storage import load_model, save_model
 from taufree.training.checkpoint import load_checkpoint, save_checkpoint
 from taufree.training.config import TrainingConfig, read_config
 from taufree.training.losses import Losses
@@ -44,7 +44,7 @@ def train(config_path: Path, *, resume: bool = True) -> dict[str, Any]:
     fabric = Fabric(accelerator="auto", devices="auto" if torch.cuda.is_available() else 1)
     fabric.launch()
     torch.manual_seed(config.seed)
-    losses = Losses(Network(config.model), config)
+    losses = Losses(_network(config), config)
     optimizers = make_optimizers(losses.network, config)
     config.out.mkdir(parents=True, exist_ok=True)
     checkpoint, log = config.out / "checkpoint.safetensors", config.out / "log.jsonl"
@@ -96,6 +96,15 @@ def train(config_path: Path, *, resume: bool = True) -> dict[str, Any]:
     if fabric.is_global_zero:
         save_model(weights, losses.network, _card(config, config_path, errors))
     return {"steps": step, "weights": str(weights), "validation": errors}
+
+
+def _network(config: TrainingConfig) -> Network:
+    if config.start is None:
+        return Network(config.model)
+    network = load_model(config.start).network.train()
+    if network.config != config.model:
+        raise UserError(f"{config.start} has other sizes than the model of this run.")
+    return network
 
 
 def draw_batch(
