@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import numba
 import pytest
 import torch
 
 from reference import OrbitalDensity, hydroxyl_radical, orbital_density, water_molecule
 
-# tests run side by side, and idle threads spin
+# tests run side by side, and idle threads spin; compiled kernels follow PyTorch
 torch.set_num_threads(1)
-numba.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

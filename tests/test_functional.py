@@ -390,7 +390,7 @@ def test_single_precision_energy(molecule: Scene) -> None:
     """float32 inside the network against float64, the same weights: 1e-6 of E_x = −9 hartree."""
     double = random_functional(roughness=1.0)
     single = Functional(copy.deepcopy(double.network).float())
-    assert single.dtype == torch.float32
+    assert single.dtype == torch.float32 and single.double().dtype == torch.float64
     a, b = molecule.potential(double), molecule.potential(single)
     assert b.exc.dtype == b.vrho.dtype == torch.float64
     assert (molecule.weights @ (a.exc - b.exc)).abs() < 1e-5

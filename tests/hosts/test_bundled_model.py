@@ -128,7 +128,7 @@ def test_order_of_points_and_blocks(
 ) -> None:
     mol = water_molecule(BASIS)
     dm = hartree_fock_matrix(mol)
-    double = Functional(taufree.load_model("ms2").network.double())
+    double = taufree.load_model("ms2").double()
     for f, tolerance in ((functional, SAME_INTEGRAL_SINGLE), (double, SAME_INTEGRAL)):
         mf = taufree.deorbitalize(dft.RKS(mol), f)
         mf.grids.level = 1
@@ -150,7 +150,7 @@ def test_order_of_points_and_blocks(
 @pytest.mark.parametrize("unrestricted", [False, True])
 def test_potential_is_the_derivative_of_the_energy(unrestricted: bool) -> None:
     mol = water_molecule("6-31g")
-    double = Functional(taufree.load_model("ms2").network.double())
+    double = taufree.load_model("ms2").double()
     mf = taufree.deorbitalize((dft.UKS if unrestricted else dft.RKS)(mol), double)
     mf.grids.level = 0
     dm = np.array(mol.RHF().run().make_rdm1())

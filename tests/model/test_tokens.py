@@ -49,6 +49,12 @@ def dense(coords: Tensor, positions: Tensor, config: ModelConfig = CONFIG) -> Te
     return gaussian_features(r.mT, config).permute(2, 0, 1)
 
 
+@pytest.fixture(params=["compiled", "reference"], autouse=True)
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every law holds for the compiled kernels and for the PyTorch form that a GPU runs."""
+    monkeypatch.setattr(TokenMap, "_compiled", request.param == "compiled")
+
+
 def token_map(coords: Tensor, centers: Tensor, *lattice: Tensor) -> TokenMap:
     return TokenMap(CONFIG, coords, centers, *lattice)
 
@@ -175,50 +181,57 @@ def test_tiles_are_compact(generator: torch.Generator) -> None:
     assert len(m.token) * tokens.TILE < 4 * 4000  # 20 × 4000 without order
 
 
-@pytest.mark.parametrize("crystal", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+@pytest.mark.parametrize("crystal", [False, True], ids=["molecule", "crystal"])
 @pytest.mark.parametrize(
     "config",
     [{}, {"n_radial": (5, 4, 3)}, {"n_radial": (4, 2)}, {"n_radial": (14, 1, 1), "cutoff": 9.0}],
     ids=["default", "few", "no l = 2", "sharp"],
 )
-def test_compiled_form_equals_the_reference(
+def test_any_sizes_and_precision(
     scene: tuple[Tensor, Tensor],
     generator: torch.Generator,
     config: dict[str, Any],
     crystal: bool,
+    dtype: torch.dtype,
 ) -> None:
-    """float32 on a CPU runs compiled kernels: both directions, for any number of channels."""
+    """Both directions against a dense matrix in float64, for any number of channels."""
     sizes = ModelConfig(**config)
+    coords, centers, lattice = *scene, None
+    positions, owner = centers, torch.arange(len(centers))
     if crystal:
-        scene = scene[0][:150], scene[1][:2]
-    lattice = torch.tensor(LATTICES["skew"], dtype=torch.float64) if crystal else None
-    token_map = TokenMap(sizes, *scene, lattice)
-    n_points, n_tokens = len(scene[0]), len(scene[1])
-    for n in (2, 5) if crystal else (1, 2, 5, 24):
-        x, z = random(generator, n_points, n), random(generator, n_tokens, sizes.n_features, n)
-        for a, b in (
-            (token_map.to_tokens(x.float()), token_map.to_tokens(x)),
-            (token_map.to_points(z.float()), token_map.to_points(z)),
-        ):
-            assert a.dtype == torch.float32
-            assert (a.double() - b).abs().max() < SUM_ROUNDING_SINGLE * b.abs().max()
+        lattice = torch.tensor(LATTICES["skew"], dtype=torch.float64)
+        coords, centers = coords[:150] / 4, centers[:2]
+        owner, positions = images(centers, lattice, coords, sizes.cutoff)
+    phi = dense(coords, positions, sizes)
+    m = TokenMap(sizes, coords, centers, lattice)
+    tolerance = SUM_ROUNDING if dtype == torch.float64 else SUM_ROUNDING_SINGLE
+    for n in (1, 2, 5, 24):
+        x = random(generator, len(coords), n)
+        z = random(generator, len(centers), sizes.n_features, n)
+        c = z.new_zeros(z.shape).index_add_(0, owner, torch.einsum("iaf,iv->afv", phi, x))
+        f = torch.einsum("iaf,afk->ik", phi, z[owner])
+        for ours, exact in ((m.to_tokens(x.to(dtype)), c), (m.to_points(z.to(dtype)), f)):
+            assert ours.dtype == dtype
+            assert (ours.double() - exact).abs().max() < tolerance * exact.abs().max()
 
 
 @pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="one thread only")
-def test_compiled_form_gives_the_same_bits_with_any_number_of_threads(
+def test_any_number_of_threads_gives_the_same_bits(
     scene: tuple[Tensor, Tensor], generator: torch.Generator
 ) -> None:
-    m = TokenMap(CONFIG, *scene)
-    x = random(generator, 1300, 2).float()
-    threads = torch.get_num_threads()
+    m = token_map(*scene)
+    x, z = random(generator, 1300, 2).float(), random(generator, 5, CONFIG.n_features, 3).float()
+    usual = torch.get_num_threads()
     results = []
     try:
         for n in (1, 2):
             torch.set_num_threads(n)
-            results.append(m.to_tokens(x))
+            results.append((m.to_tokens(x), m.to_points(z)))
     finally:
-        torch.set_num_threads(threads)
-    assert torch.equal(*results)
+        torch.set_num_threads(usual)
+    for one, two in zip(*results, strict=True):
+        assert torch.equal(one, two)
 
 
 @pytest.mark.parametrize("lattice", LATTICES.values(), ids=LATTICES.keys())
@@ -267,12 +280,9 @@ def test_images_of_a_molecule_are_itself(generator: torch.Generator) -> None:
 
 
 def test_derivatives_to_second_order(generator: torch.Generator) -> None:
-    m = TokenMap(
-        ModelConfig(n_radial=(3, 2, 1)),
-        random(generator, 6, 3),
-        random(generator, 2, 3),
-    )
-    x = random(generator, 6, 2).requires_grad_()
+    sizes = ModelConfig(n_radial=(2, 1, 1))
+    m = TokenMap(sizes, random(generator, 4, 3), random(generator, 2, 3))
+    x = random(generator, 4, 2).requires_grad_()
     z = random(generator, 2, m.config.n_features, 2).requires_grad_()
     for function, argument in ((m.to_tokens, x), (m.to_points, z)):
         assert gradcheck(function, argument) and gradgradcheck(function, argument)
