@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-import numpy as np
 import torch
-from pyscf import dft, gto
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
@@ -26,16 +25,15 @@ from rich.table import Table
 from torch import Tensor
 
 from taufree.data.splits import split_of
-from taufree.data.store import load_record, manifest_checksum, read_manifest
+from taufree.data.store import ReferenceDensity, load_record, manifest_checksum, read_manifest
 from taufree.errors import UserError
+from taufree.evaluation.closed_forms import ExactDensity, jellium_slab, one_electron
 from taufree.evaluation.density import MODEL
 from taufree.evaluation.errors import MHA
 from taufree.functional import Functional, hold
 from taufree.model.storage import load_model
 from taufree.physics.descriptors import (
-    K_F,
     contracted_gradient,
-    iso_orbital_indicator,
     lda_exchange,
     reduced_gradient_squared,
     reduced_laplacian,
@@ -45,31 +43,16 @@ from taufree.physics.parents import Parent
 from taufree.quantities import GridDensity
 
 FACTORS = (0.5, 0.7, 1 / 1.2, 1.2, 1.5, 2.0)
-"""λ of uniform scaling: 1/2 and 2 bracket what bonds, ions and neighbours in a row do to a shell."""
+"""λ of uniform scaling."""
 SCALED_KIND, SCALED_LEVEL = "g2", 1
 """Molecules of the test split whose densities are scaled, and the grid level of their records."""
 METALS = (2.0, 3.0, 4.0, 5.0, 6.0)
 """r_s of the slabs, bohr: aluminium is near 2, caesium near 6."""
-WAVELENGTHS = 4
-"""Thickness of a slab's background in Fermi wavelengths 2π/k_F."""
-SLAB_POINTS = 800
-"""Gauss-Legendre points across a slab; twice as many change E_x by less than 1e-6 of it."""
 NUCLEAR_CHARGES = (1, 2, 3)
 SEPARATIONS = (2.0, 4.0, 6.0, 8.0)
 """Bond lengths of H₂⁺, bohr; 2 is its equilibrium."""
-ONE_ELECTRON_LEVEL = 3
-"""PySCF grid level for one electron."""
 SHOWN = (MODEL, "PCopt", "TFvW")
 """Deorbitalizers in the table; the result has all."""
-
-
-@dataclass(frozen=True)
-class ExactDensity:
-    """A density in closed form, with ∇²ρ and the α of its orbitals, (n_spin, n_points) each."""
-
-    density: GridDensity
-    lapl: Tensor
-    alpha: Tensor
 
 
 def evaluate(model: str | Functional, data: Path, console: Console | None = None) -> dict[str, Any]:
@@ -129,87 +112,6 @@ def scale_uniformly(density: GridDensity, factor: float) -> GridDensity:
     )
 
 
-def jellium_slab(
-    r_s: float, wavelengths: float = WAVELENGTHS, n_points: int = SLAB_POINTS
-) -> ExactDensity:
-    """Jellium between infinite barriers, per area: orbitals √(2/L) sin(k_n z) e^{ik·r}, k_n = nπ/L.
-
-    With η_n = (2E_F − k_n²)/2π electrons per area in subband n,
-
-    ρ = (2/L) Σ_n η_n sin²(k_n z),  τ = (2/L) Σ_n η_n [(π/2) η_n sin²(k_n z) + (k_n²/2) cos²(k_n z)]
-
-    The barriers stand 3π/(8k_F) outside a background of density 3/(4πr_s³), where a thick slab is
-    neutral: V. Sahni, J. B. Krieger and J. Gruenebaum, Phys. Rev. B 15, 1941 (1977),
-    doi:10.1103/PhysRevB.15.1941. Slabs of any r_s are one density, uniformly scaled.
-
-    Parameters
-    ----------
-    r_s : float
-        Wigner-Seitz radius of the background, bohr.
-    wavelengths : float
-        Thickness of the background in 2π/k_F.
-    n_points : int
-        Points along z; their weights are lengths, integrals are per area.
-    """
-    k_f = K_F * (3 / (4 * math.pi)) ** (1 / 3) / r_s
-    thickness = wavelengths * 2 * math.pi / k_f
-    length = thickness + 2 * 3 * math.pi / (8 * k_f)
-    electrons = thickness * 3 / (4 * math.pi * r_s**3)  # per area
-    n = torch.arange(1, 2 + math.ceil(2 * k_f * length / math.pi), dtype=torch.float64)
-    k = n * math.pi / length
-    level = (2 * math.pi * electrons + (k**2).cumsum(0)) / n  # 2E_F, if n subbands are occupied
-    occupied = level > k**2
-    k = k[occupied]
-    eta = (level[occupied][-1] - k**2) / (2 * math.pi)
-
-    x, w = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(n_points))
-    z = (1 + x) * length / 2
-    sin2, cos2 = torch.sin(z[:, None] * k) ** 2, torch.cos(z[:, None] * k) ** 2
-    rho = 2 / length * sin2 @ eta
-    slope = 2 / length * torch.sin(2 * z[:, None] * k) @ (eta * k)
-    lapl = 4 / length * (cos2 - sin2) @ (eta * k**2)
-    tau = 2 / length * (sin2 @ (math.pi / 2 * eta**2) + cos2 @ (eta * k**2 / 2))
-    zero = torch.zeros_like(z)
-    density = GridDensity(
-        coords=torch.stack([zero, zero, z], -1),
-        weights=w * length / 2,
-        rho=rho[None],
-        grad_rho=torch.stack([zero, zero, slope], -1)[None],
-        centers=z.new_zeros(0, 3),
-    )
-    return ExactDensity(density, lapl[None], iso_orbital_indicator(rho, slope**2, tau)[None])
-
-
-def one_electron(centers: Tensor, charge: float = 1.0) -> ExactDensity:
-    """One electron in ψ ∝ Σ_A e^{−Z|r − R_A|}: an atom, or the simplest bond; α = 0.
-
-    Parameters
-    ----------
-    centers : Tensor, (n_centers, 3), bohr
-    charge : float
-        Z; the grid is that of hydrogen, scaled.
-    """
-    nuclei = [("H", position) for position in (charge * centers).tolist()]
-    grids = dft.gen_grid.Grids(gto.M(atom=nuclei, unit="Bohr", spin=None, verbose=0))
-    grids.level = ONE_ELECTRON_LEVEL
-    grids.build()
-    coords = torch.from_numpy(grids.coords) / charge
-    weights = torch.from_numpy(grids.weights) / charge**3
-
-    x = charge * torch.cdist(centers, centers)
-    norm = math.pi / charge**3 * float((torch.exp(-x) * (1 + x + x**2 / 3)).sum())  # ∫(Σ_A …)²
-    r = coords[:, None] - centers  # (n_points, n_centers, 3)
-    d = r.norm(dim=-1)
-    phi = torch.exp(-charge * d) / math.sqrt(norm)
-    psi = phi.sum(1)
-    grad_psi = -charge * ((phi / d)[..., None] * r).sum(1)
-    lapl_psi = ((charge**2 - 2 * charge / d) * phi).sum(1)
-    up = psi**2, 2 * psi[:, None] * grad_psi, 2 * (grad_psi.square().sum(1) + psi * lapl_psi)
-    rho, grad_rho, lapl = (torch.stack([x, torch.zeros_like(x)]) for x in up)
-    density = GridDensity(coords, weights, rho, grad_rho, centers)
-    return ExactDensity(density, lapl, torch.zeros_like(rho))
-
-
 def exchange_energy(parent: Parent, density: GridDensity, alpha: Tensor) -> float:
     """E_x = ½ Σσ ∫ e_x(2ρσ, α), or ∫ e_x(ρ, α) for a closed shell; α (n_spin, n_points)."""
     rho, sigma, held = hold(*_spin_scaled(density))
@@ -232,7 +134,6 @@ def _spin_scaled(density: GridDensity) -> tuple[Tensor, Tensor]:
 
 
 def _uniform_scaling(functional: Functional, data: Path, console: Console | None) -> dict[str, Any]:
-    parent, systems = functional.parent, []
     chosen = [
         entry
         for entry in read_manifest(data).values()
@@ -240,46 +141,51 @@ def _uniform_scaling(functional: Functional, data: Path, console: Console | None
         and entry.kind == SCALED_KIND
         and split_of(entry.formula) == "test"
     ]
-    for entry in track(chosen, "scaled densities", console=console, disable=console is None):
-        for record in load_record(data / entry.file, [SCALED_LEVEL], ["converged"], entry.sha256):
-            energies = [
-                exchange_energy(parent, scaled, model_alpha(functional, scaled))
-                for scaled in (scale_uniformly(record.density, x) for x in (1.0, *FACTORS))
-            ]
-            e_x, of_scaled = energies[0], energies[1:]
-            errors = [MHA * (e - x * e_x) for x, e in zip(FACTORS, of_scaled, strict=True)]
-            systems.append(
-                {
-                    "name": record.name,
-                    "n_electrons": record.n_electrons,
-                    "e_x_hartree": e_x,
-                    "error_mha": errors,
-                }
-            )
+    systems = [
+        _scaling_errors(functional, record)
+        for entry in track(chosen, "scaled densities", console=console, disable=console is None)
+        for record in load_record(data / entry.file, [SCALED_LEVEL], ["converged"], entry.sha256)
+    ]
     if not systems:
         raise UserError(
             f"{data} holds no {SCALED_KIND} density of the test split at grid level {SCALED_LEVEL}:"
             f" run `taufree data build {data} --kind {SCALED_KIND} --grid-level {SCALED_LEVEL}`."
         )
-    error = torch.tensor([s["error_mha"] for s in systems], dtype=torch.float64).abs()
-    e_x, n = (
-        torch.tensor([s[key] for s in systems], dtype=torch.float64)[:, None]
-        for key in ("e_x_hartree", "n_electrons")
-    )
-    relative = error / (MHA * e_x.abs() * torch.tensor(FACTORS))
-    means = {
-        "factor": torch.tensor(FACTORS, dtype=torch.float64),
-        "relative": relative.mean(0),
-        "largest_relative": relative.amax(0),
-        "mha_per_electron": (error / n).mean(0),
-    }
-    rows = zip(*(values.tolist() for values in means.values()), strict=True)
+    means = []
+    for i, factor in enumerate(FACTORS):
+        absolute = [abs(s["error_mha"][i]) for s in systems]
+        relative = [
+            e / abs(MHA * factor * s["e_x_hartree"]) for e, s in zip(absolute, systems, strict=True)
+        ]
+        a_electron = [e / s["n_electrons"] for e, s in zip(absolute, systems, strict=True)]
+        means.append(
+            {
+                "factor": factor,
+                "relative": fmean(relative),
+                "largest_relative": max(relative),
+                "mha_per_electron": fmean(a_electron),
+            }
+        )
     return {
         "count": len(systems),
         "grid_level": SCALED_LEVEL,
         "factors": list(FACTORS),
-        "means": [dict(zip(means, row, strict=True)) for row in rows],
+        "means": means,
         "systems": systems,
+    }
+
+
+def _scaling_errors(functional: Functional, record: ReferenceDensity) -> dict[str, Any]:
+    def e_x(factor: float) -> float:
+        density = scale_uniformly(record.density, factor)
+        return exchange_energy(functional.parent, density, model_alpha(functional, density))
+
+    unscaled = e_x(1.0)
+    return {
+        "name": record.name,
+        "n_electrons": record.n_electrons,
+        "e_x_hartree": unscaled,
+        "error_mha": [MHA * (e_x(factor) - factor * unscaled) for factor in FACTORS],
     }
 
 
@@ -331,7 +237,7 @@ def table(result: dict[str, Any]) -> Table:
     """Errors of E_x in every limit: percent, and mHa per electron."""
     scaling, gas = result["uniform_scaling"], result["uniform_gas"]
     table = Table(
-        title=f"exact conditions: errors of E_x, {escape(Path(result['model']).name)} for "
+        title=f"exact conditions: errors of E_x, {escape(Path(result['model']).name) or MODEL} for "
         f"{result['parent']}",
         title_justify="left",
     )
