@@ -413,3 +413,18 @@ def test_other_sizes_obey_the_same_laws(scene: Scene, generator: torch.Generator
     q = random_rotation(generator)
     turned = Scene(scene.coords @ q, scene.centers @ q, scene.rho, scene.sigma, scene.weights)
     assert_close(turned.potential(functional).alpha, v.alpha)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("lattice", [None, 7.0])
+def test_the_same_on_a_gpu(scene: Scene, lattice: float | None) -> None:
+    cell = None if lattice is None else lattice * torch.eye(3, dtype=torch.float64)
+    functional = random_functional()
+    fields = scene.coords, scene.centers, scene.rho, scene.sigma, scene.weights
+    here = Scene(*fields, cell).potential(functional)
+    moved = Scene(*(x.cuda() for x in fields), None if cell is None else cell.cuda())
+    there = moved.potential(Functional(functional.network.cuda()))
+    assert there.exc.is_cuda
+    assert_close(there.exc.cpu(), here.exc)
+    assert_close(there.vrho.cpu(), here.vrho)
+    assert_close(there.vsigma.cpu() * scene.sigma, here.vsigma * scene.sigma)
