@@ -115,7 +115,13 @@ def _add_inner(phi, x, c):  # type: ignore[no-untyped-def]
             c[n, v] += s0
 
 
-@numba.njit(parallel=True, fastmath=True, cache=True)
+def _signatures(*last: str) -> list[str]:
+    """Compiled for these when first imported, and kept: no calculation waits for the compiler."""
+    common = "(f8[:,:,::1], i8[::1], i8[::1], f8[:,::1], f8, UniTuple(i8, 3), "
+    return [f"{common}{t}[:,::1], f8, {', '.join(last).format(t=t)})" for t in ("f4", "f8")]
+
+
+@numba.njit(_signatures("{t}[:,:,::1]"), parallel=True, fastmath=True, cache=True)
 def scatter(  # type: ignore[no-untyped-def]
     points, pointer, token, position, a0, n_radial, scale, cutoff, z
 ):
@@ -147,7 +153,7 @@ def scatter(  # type: ignore[no-untyped-def]
     return out
 
 
-@numba.njit(parallel=True, fastmath=True, cache=True)
+@numba.njit(_signatures("{t}[:,:,::1]", "i8"), parallel=True, fastmath=True, cache=True)
 def gather(  # type: ignore[no-untyped-def]
     points, pointer, token, position, a0, n_radial, scale, cutoff, x, n_tokens
 ):
