@@ -14,13 +14,12 @@ from torch.autograd import grad, gradcheck, gradgradcheck
 from reference import Libxc, OrbitalDensity, hydrogen_atom, radial_quadrature
 from taufree.physics.descriptors import (
     K_F,
-    iso_orbital_indicator,
     lda_exchange,
     reduced_gradient_squared,
     tau_uniform,
     tau_weizsaecker,
 )
-from taufree.physics.parents import PARENTS
+from taufree.physics.parents import PARENTS, energy_density
 from taufree.physics.parents.ms2 import KAPPA, MU, B, C, enhancement, interpolation
 from tolerances import LIBXC, PRINTED_CONSTANT, QUADRATURE, ROUNDING
 
@@ -35,8 +34,7 @@ Fields = tuple[Tensor, Tensor, Tensor]
 
 def energy(rho: Tensor, sigma: Tensor, tau: Tensor) -> Tensor:
     """The parent itself, e_x with the orbitals' τ."""
-    p = reduced_gradient_squared(rho, sigma)
-    return lda_exchange(rho) * enhancement(p, iso_orbital_indicator(rho, sigma, tau))
+    return energy_density(PARENTS["ms2"], rho, sigma, tau)
 
 
 def grid_of(*axes: tuple[float, ...]) -> list[Tensor]:
