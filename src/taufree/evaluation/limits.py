@@ -248,19 +248,20 @@ def table(result: dict[str, Any]) -> Table:
             table.add_column(f"{name}\n{unit}", justify="right")
     by_form = ["0"] * (len(SHOWN) - 1)
     for i, mean in enumerate(scaling["means"]):
-        label = f"E_x[ρ_λ] = λE_x[ρ], {scaling['count']} molecules" if i == 0 else ""
-        percent, mha = f"{100 * mean['relative']:.3f}", f"{mean['mha_per_electron']:.2f}"
+        label = f"scaling, {scaling['count']} molecules" if i == 0 else ""
+        percent, mha = f"{100 * mean['relative']:.4f}", f"{mean['mha_per_electron']:.2f}"
         table.add_row(label, f"λ = {mean['factor']:.3g}", percent, *by_form, mha, *by_form)
     table.add_section()
     for title, key in (("jellium slab", "slabs"), ("one electron", "one_electron")):
         for i, line in enumerate(result[key]):
             errors = [line["errors"][name] for name in SHOWN]
-            percents = [f"{100 * e['relative']:+.3f}" for e in errors]
+            percents = [f"{100 * e['relative']:+.4f}" for e in errors]
             mhas = [f"{e['mha_per_electron']:+.2f}" for e in errors]
             table.add_row(title if i == 0 else "", line["at"], *percents, *mhas)
         table.add_section()
     table.caption = (
-        "scaling: means of absolute values; α(p, q) obeys it by form. Others: against the parent "
-        f"at the exact α. Uniform gas: |α̃ − 1| ≤ {gas['max_alpha_error']:.1g}."
+        "scaling: E_x[ρ_λ] against λE_x[ρ], means of absolute values; every α(p, q) obeys it\n"
+        "slab, one electron: against the parent at the exact α\n"
+        f"uniform gas: largest |α̃ − 1| is {gas['max_alpha_error']:.1g}"
     )
     return table
