@@ -15,7 +15,7 @@ from taufree.physics.descriptors import lda_exchange, reduced_gradient_squared
 from taufree.physics.parents import PARENTS, Parent
 
 RHO_THRESHOLD = 1e-9
-"""Points with a smaller (spin-scaled) density are dropped; they hold less than 1e-9 Ha of E_x."""
+"""Points with a smaller (spin-scaled) density are dropped; e_x there is below 1e-12 Ha/bohr³."""
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,6 @@ def test_an_interrupted_write_leaves_the_old_file(
     assert sorted(p.name for p in saved.parent.iterdir()) == ["model.json", "model.safetensors"]
 
 
-@pytest.mark.skipif(not bundled_models(), reason="no model is bundled yet")
 @pytest.mark.parametrize("name", bundled_models())
 def test_bundled_models_load_and_are_small(name: str) -> None:
     functional = taufree.load_model(name)
