@@ -1,8 +1,9 @@
-"""The measurement behind 0002: tokens on nuclei (B) against Gaussian attention between points (A).
+"""The measurements behind 0002 and 0004: designs, optimizers, learning rates, sizes.
 
-Both feed the same local inputs and the same experts, see the same small G2 molecules of the
-training split (grid level 1), and take the same number of steps with the same optimizers; errors
-are means over small molecules of the validation split. Run: python 0002_compare_tokens.py DATA
+Tokens on nuclei (B) and Gaussian attention between points (A) feed the same local inputs and the
+same experts, see the same G2 molecules of the training split (grid level 1), and take the same
+number of steps with the same optimizers; errors are means over molecules of the validation split.
+Nothing here sees the test split. Run: python 0002_compare_tokens.py DATA
 """
 
 import math
@@ -25,6 +26,8 @@ from taufree.training.losses import Losses
 from taufree.training.samples import Sample, draw, samples_of
 
 HEADS = (0.25, 0.5)  # the two broad heads that the design found enough
+RATES = (3e-3, 1e-2, 2e-2)
+ADAM = "B, Adam alone"
 STEPS = 600
 SUBSET = 1500  # query points of a training density in (A): all pairs would take an hour
 
@@ -57,17 +60,31 @@ def gaussian_attention(sample: Sample, queries: Tensor) -> Tensor:
 
 def train_a(samples: list[Sample], tests: list[Sample], config: TrainingConfig) -> None:
     """Experts on the features of (A)."""
-    torch.manual_seed(0)
-    head = Experts(2 + 4 * len(HEADS), config.model)
-    optimizers = make_optimizers(head, config)  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(0)
     start = time.time()
     chosen = [torch.multinomial(s.probability, SUBSET, True, generator=generator) for s in samples]
     features = [gaussian_attention(s, i) for s, i in zip(samples, chosen, strict=True)]
-    everywhere = [torch.arange(len(s.weights)) for s in tests]
-    test_features = [gaussian_attention(s, i) for s, i in zip(tests, everywhere, strict=True)]
-    pairs = sum(len(i) * len(s.weights) for s, i in zip(tests, everywhere, strict=True))
-    print(f"(A) features: {time.time() - start:.0f} s, test pairs {pairs:.2e}")
+    test_features = [gaussian_attention(s, all_points(s)) for s in tests]
+    pairs = sum(len(s.weights) ** 2 for s in tests)
+    print(f"(A) features: {time.time() - start:.0f} s, test pairs {pairs:.2e}", flush=True)
+    for rate in RATES:
+        fit_a(samples, tests, config, rate, chosen, features, test_features)
+
+
+def fit_a(
+    samples: list[Sample],
+    tests: list[Sample],
+    config: TrainingConfig,
+    rate: float,
+    chosen: list[Tensor],
+    features: list[Tensor],
+    test_features: list[Tensor],
+) -> None:
+    """Experts on the features of (A), at one learning rate."""
+    torch.manual_seed(0)
+    head = Experts(2 + 4 * len(HEADS), config.model)
+    optimizers = make_optimizers(head, config)  # type: ignore[arg-type]
+    generator = torch.Generator().manual_seed(0)
 
     def exc(sample: Sample, index: Tensor, read: Tensor) -> tuple[Tensor, Tensor]:
         y, gates = head(torch.cat([sample.local[index], read], 1))
@@ -76,7 +93,7 @@ def train_a(samples: list[Sample], tests: list[Sample], config: TrainingConfig) 
 
     start = time.time()
     for step in range(config.steps):
-        set_learning_rate(optimizers, config.learning_rate * schedule(step, config))
+        set_learning_rate(optimizers, rate * schedule(step, config))
         for k in torch.randint(len(samples), (config.densities_per_step,), generator=generator):
             s, index = samples[k], chosen[k]
             pick = torch.randint(SUBSET, (config.points_per_density,), generator=generator)
@@ -86,6 +103,7 @@ def train_a(samples: list[Sample], tests: list[Sample], config: TrainingConfig) 
             loss = ((e - s.exc[i]).abs() * w).sum()
             even = (gates.mean(0) - 1 / gates.shape[1]).square().sum()
             ((loss + config.balance_weight * even) / config.densities_per_step).backward()
+        torch.nn.utils.clip_grad_norm_(head.parameters(), config.max_gradient)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
@@ -93,20 +111,29 @@ def train_a(samples: list[Sample], tests: list[Sample], config: TrainingConfig) 
     with torch.no_grad():
         errors = [
             (exc(s, i, f)[0] - s.exc) * s.weights
-            for s, i, f in zip(tests, everywhere, test_features, strict=True)
+            for s, i, f in zip(tests, map(all_points, tests), test_features, strict=True)
         ]
-    report("A", errors, tests, took)
+    report(f"A, learning rate {rate}", errors, tests, took)
+
+
+def all_points(sample: Sample) -> Tensor:
+    """Indices of every grid point."""
+    return torch.arange(len(sample.weights))
 
 
 def train_b(samples: list[Sample], tests: list[Sample], config: TrainingConfig, label: str) -> None:
     """The network of the package."""
     torch.manual_seed(0)
     losses = Losses(Network(config.model), config)
-    optimizers = make_optimizers(losses.network, config)
+    if label == ADAM:
+        optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(losses.parameters())]
+    else:
+        optimizers = make_optimizers(losses.network, config)
     start = time.time()
     for step in range(config.steps):
         set_learning_rate(optimizers, config.learning_rate * schedule(step, config))
         losses(draw_batch(step, samples, config))["total"].backward()
+        torch.nn.utils.clip_grad_norm_(losses.parameters(), config.max_gradient)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
@@ -133,27 +160,33 @@ def main(folder: Path) -> None:
     """All variants on the same densities."""
     small = {
         split: [s.name for s in systems_of(split) if s.kind == "g2" and s.n_electrons <= limit]
-        for split, limit in (("train", 16), ("validation", 18))
+        for split, limit in (("train", 26), ("validation", 26))
     }
     base = TrainingConfig(
-        data=folder, out=folder, steps=STEPS, learning_rate=1.2e-2, energy_weight=0.0
+        data=folder, out=folder, steps=STEPS, learning_rate=1e-2, energy_weight=0.0
     )
+    sizes = base.model
+    wide = {"min_exponent": 0.06, "n_radial": (13, 8, 8), "cutoff": 9.0}
+    narrow = {"min_exponent": 0.12, "n_radial": (12, 4, 3), "cutoff": 6.5}
 
-    def load(split: str, config: ModelConfig) -> list[Sample]:
+    def load(split: str, model: ModelConfig) -> list[Sample]:
         records = iter_records(folder, split, names=small[split], levels=[1])  # type: ignore[arg-type]
-        return [s for r in records for s in samples_of(r, config)]
+        return [s for r in records for s in samples_of(r, model)]
 
-    variants = {
-        "B": base.model,
-        "B, no encoder": base.model.model_copy(update={"n_layers": 0}),
-    }
-    for label, model in variants.items():
-        config = base.model_copy(update={"model": model})
-        train, tests = load("train", model), load("validation", model)
-        if label == "B":
-            print(f"{len(train)} densities to train on, {len(tests)} to test")
-            train_a(train, tests, config)
-        train_b(train, tests, config, label)
+    train, tests = load("train", sizes), load("validation", sizes)
+    print(f"{len(train)} densities to train on, {len(tests)} to test", flush=True)
+    for rate in RATES:
+        config = base.model_copy(update={"learning_rate": rate})
+        train_b(train, tests, config, f"B, learning rate {rate}")
+    train_b(train, tests, base.model_copy(update={"learning_rate": 3e-3}), ADAM)
+    for label, change in (
+        ("B, no encoder", {"n_layers": 0}),
+        ("B, more and broader features", wide),
+        ("B, fewer and shorter features", narrow),
+    ):
+        config = base.model_copy(update={"model": sizes.model_copy(update=change)})
+        train_b(load("train", config.model), load("validation", config.model), config, label)
+    train_a(train, tests, base)
 
 
 if __name__ == "__main__":
