@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from torch.autograd import grad, gradcheck, gradgradcheck
 
 from networks import random_functional, random_network, random_rotation
 from reference import OrbitalDensity, hydrogen_atom
-from taufree.functional import RHO_THRESHOLD, Functional, Potential
+from taufree.functional import RHO_THRESHOLD, Functional, Potential, leaf
 from taufree.model import tokens
 from taufree.model.config import ModelConfig
 from taufree.physics.descriptors import lda_exchange
@@ -45,24 +45,24 @@ class Scene:
     coords: Tensor
     centers: Tensor
     rho: Tensor
-    sigma: Tensor
+    grad_rho: Tensor
     weights: Tensor
     lattice: Tensor | None = None
 
-    def energy(self, functional: Functional, rho: Tensor, sigma: Tensor) -> Tensor:
+    def energy(self, functional: Functional, rho: Tensor, grad_rho: Tensor) -> Tensor:
         geometry = functional.geometry(self.coords, self.centers, self.lattice)
-        return self.weights @ functional.energy_density(rho, sigma, self.weights, geometry)
+        return self.weights @ functional.energy_density(rho, grad_rho, self.weights, geometry)
 
     def potential(self, functional: Functional) -> Potential:
         geometry = functional.geometry(self.coords, self.centers, self.lattice)
-        return functional.potential(self.rho, self.sigma, self.weights, geometry)
+        return functional.potential(self.rho, self.grad_rho, self.weights, geometry)
 
     def only(self, points: Tensor) -> Scene:
         return Scene(
             self.coords[points],
             self.centers,
             self.rho[points],
-            self.sigma[points],
+            self.grad_rho[points],
             self.weights[points],
             self.lattice,
         )
@@ -76,8 +76,20 @@ def random_scene(generator: torch.Generator, n: int, n_centers: int) -> Scene:
 
     rho = torch.exp(3 * randn(n) - 2)
     s = 3 * torch.rand(n, dtype=torch.float64, generator=generator)
-    sigma = (2 * s * (3 * torch.pi**2) ** (1 / 3)) ** 2 * rho ** (8 / 3)
-    return Scene(3 * randn(n, 3), 2 * randn(n_centers, 3), rho, sigma, torch.exp(randn(n) - 3))
+    size = 2 * s * (3 * torch.pi**2) ** (1 / 3) * rho ** (4 / 3)
+    grad_rho = size[:, None] * torch.nn.functional.normalize(randn(n, 3))
+    return Scene(3 * randn(n, 3), 2 * randn(n_centers, 3), rho, grad_rho, torch.exp(randn(n) - 3))
+
+
+def turned(at: Scene, turn: Tensor, shift: float = 0.0) -> Scene:
+    """The same density after a rotation (or reflection) and a translation."""
+    return replace(
+        at,
+        coords=at.coords @ turn + shift,
+        centers=at.centers @ turn + shift,
+        grad_rho=at.grad_rho @ turn,
+        lattice=None if at.lattice is None else at.lattice @ turn,
+    )
 
 
 @pytest.fixture
@@ -88,8 +100,7 @@ def scene(generator: torch.Generator) -> Scene:
 @pytest.fixture
 def molecule(water: OrbitalDensity) -> Scene:
     d = water.density
-    rho, sigma, _, _ = water.unpolarized[0]
-    return Scene(d.coords, d.centers, rho, sigma, d.weights)
+    return Scene(d.coords, d.centers, *d.unpolarized[0], d.weights)
 
 
 @pytest.fixture(scope="module")
@@ -118,29 +129,30 @@ def test_potential_is_the_gradient_of_the_reference_form(
     rough: Functional, which: str, request: pytest.FixtureRequest
 ) -> None:
     at: Scene = request.getfixturevalue(which)
-    rho, sigma = at.rho.clone().requires_grad_(), at.sigma.clone().requires_grad_()
+    rho, grad_rho = leaf(at.rho), leaf(at.grad_rho)
     geometry = rough.geometry(at.coords, at.centers)
-    e = rough.energy_density(rho, sigma, at.weights, geometry)
-    vrho, vsigma = grad(at.weights @ e, (rho, sigma))
+    e = rough.energy_density(rho, grad_rho, at.weights, geometry)
+    vrho, vgrad = grad(at.weights @ e, (rho, grad_rho))
     fast = at.potential(rough)
     torch.testing.assert_close(fast.exc, e.detach(), rtol=SUM_ROUNDING, atol=1e-14)
-    # point by point: ∂E/∂ρ_j is of the size w ρ^{1/3}, the change of e_x with ln σ of w ρ^{4/3}
+    # point by point: ∂E/∂ρ_j is of the size w ρ^{1/3}, the change of e_x with ln|∇ρ| of w ρ^{4/3}
     w, held = at.weights.abs(), at.rho.clamp_min(RHO_THRESHOLD)
     assert ((fast.vrho - vrho).abs() <= SUM_ROUNDING * w * held ** (1 / 3)).all()
-    assert ((fast.vsigma - vsigma).abs() * at.sigma <= SUM_ROUNDING * w * held ** (4 / 3)).all()
+    by_size = (fast.vgrad - vgrad).norm(dim=1) * at.grad_rho.norm(dim=1)
+    assert (by_size <= SUM_ROUNDING * w * held ** (4 / 3)).all()
     assert_close(fast.vrho * at.rho, vrho * at.rho)
-    assert_close(fast.vsigma * at.sigma, vsigma * at.sigma)
+    assert_close(*(v * at.grad_rho for v in (fast.vgrad, vgrad)))
 
 
 def test_potential_in_a_crystal(rough: Functional, generator: torch.Generator) -> None:
     free = random_scene(generator, 600, 2)
     lattice = torch.tensor([[6.0, 0, 0], [2.0, 7.0, 0], [0, -1.0, 6.5]], dtype=torch.float64)
-    at = Scene(free.coords, free.centers, free.rho, free.sigma, free.weights, lattice)
-    rho, sigma = at.rho.clone().requires_grad_(), at.sigma.clone().requires_grad_()
-    vrho, vsigma = grad(at.energy(rough, rho, sigma), (rho, sigma))
+    at = replace(free, lattice=lattice)
+    rho, grad_rho = leaf(at.rho), leaf(at.grad_rho)
+    vrho, vgrad = grad(at.energy(rough, rho, grad_rho), (rho, grad_rho))
     fast = at.potential(rough)
     assert_close(fast.vrho * at.rho, vrho * at.rho)
-    assert_close(fast.vsigma * at.sigma, vsigma * at.sigma)
+    assert_close(*(v * at.grad_rho for v in (fast.vgrad, vgrad)))
     assert (fast.exc - free.potential(rough).exc).abs().max() > 1e-3  # the images are seen
 
 
@@ -148,20 +160,21 @@ def test_potential_in_a_crystal(rough: Functional, generator: torch.Generator) -
 def test_potential_is_the_finite_difference_of_the_energy(
     rough: Functional, generator: torch.Generator, which: str, request: pytest.FixtureRequest
 ) -> None:
-    """Along random relative changes of ρ and of σ at all points together."""
+    """Along random relative changes of ρ and of ∇ρ at all points together."""
     at: Scene = request.getfixturevalue(which)
     v = at.potential(rough)
-    for along_rho, along_sigma in ((1.0, 0.0), (0.0, 1.0), (1.0, 2.0)):
-        d = torch.randn(2, len(at.rho), dtype=torch.float64, generator=generator)
-        d_rho, d_sigma = along_rho * at.rho * d[0], along_sigma * at.sigma * d[1]
+    size = at.grad_rho.norm(dim=1)
+    for along_rho, along_grad in ((1.0, 0.0), (0.0, 1.0), (1.0, 2.0)):
+        d = torch.randn(4, len(at.rho), dtype=torch.float64, generator=generator)
+        d_rho, d_grad = along_rho * at.rho * d[0], along_grad * (size * d[1:]).T
 
         def e(step: float) -> Tensor:
-            return at.energy(rough, at.rho + step * d_rho, at.sigma + step * d_sigma)  # noqa: B023
+            return at.energy(rough, at.rho + step * d_rho, at.grad_rho + step * d_grad)  # noqa: B023
 
         with torch.no_grad():
             h = 1e-4
             numeric = (8 * (e(h) - e(-h)) - (e(2 * h) - e(-2 * h))) / (12 * h)
-        analytic = v.vrho @ d_rho + v.vsigma @ d_sigma
+        analytic = v.vrho @ d_rho + (v.vgrad * d_grad).sum()
         assert numeric.item() == pytest.approx(analytic.item(), rel=FINITE_DIFFERENCE)
 
 
@@ -169,10 +182,10 @@ def test_reference_form_gradcheck(generator: torch.Generator) -> None:
     """First and second derivatives, through tokens, encoder and experts."""
     at = random_scene(generator, 5, 2)
     functional = random_functional(roughness=2.0, **TINY)
-    inputs = (0.1 + at.rho).requires_grad_(), at.sigma.clone().requires_grad_()
+    inputs = (0.1 + at.rho).requires_grad_(), leaf(at.grad_rho)
 
-    def e(rho: Tensor, sigma: Tensor) -> Tensor:
-        return at.energy(functional, rho, sigma)
+    def e(rho: Tensor, grad_rho: Tensor) -> Tensor:
+        return at.energy(functional, rho, grad_rho)
 
     assert gradcheck(e, inputs)
     assert gradgradcheck(e, inputs)
@@ -192,26 +205,19 @@ def test_rotation_and_translation(
 ) -> None:
     rotation = random_rotation(generator)
     for turn, shift in ((rotation, 0.0), (-rotation, 0.0), (rotation, 17.3)):
-        moved = Scene(
-            scene.coords @ turn + shift,
-            scene.centers @ turn + shift,
-            scene.rho,
-            scene.sigma,
-            scene.weights,
-        )
+        moved = turned(scene, turn, shift)
         a, b = scene.potential(rough), moved.potential(rough)
         assert_close(b.alpha, a.alpha)
         assert_close(b.gates, a.gates)
         assert_close(b.vrho * scene.rho, a.vrho * scene.rho)
+        assert_close(b.vgrad * moved.grad_rho, (a.vgrad @ turn) * moved.grad_rho)
 
 
 def test_rotation_of_a_crystal(rough: Functional, scene: Scene, generator: torch.Generator) -> None:
     lattice = torch.tensor([[8.0, 0, 0], [2.0, 7.0, 0], [0, -1.0, 6.5]], dtype=torch.float64)
     q = random_rotation(generator)
-    fields = scene.rho, scene.sigma, scene.weights
-    a = Scene(scene.coords, scene.centers, *fields, lattice).potential(rough)
-    turned = Scene(scene.coords @ q, scene.centers @ q, *fields, lattice @ q).potential(rough)
-    assert_close(turned.alpha, a.alpha)
+    at = replace(scene, lattice=lattice)
+    assert_close(turned(at, q).potential(rough).alpha, at.potential(rough).alpha)
 
 
 def test_order_of_points_and_of_nuclei(
@@ -223,7 +229,7 @@ def test_order_of_points_and_of_nuclei(
     assert_close(b.alpha, a.alpha[order])
     assert_close(b.vrho, a.vrho[order])
     nuclei = torch.randperm(len(scene.centers), generator=generator)
-    renamed = Scene(scene.coords, scene.centers[nuclei], scene.rho, scene.sigma, scene.weights)
+    renamed = replace(scene, centers=scene.centers[nuclei])
     assert_close(renamed.potential(rough).alpha, a.alpha)
 
 
@@ -255,7 +261,7 @@ def test_splitting_a_point_changes_nothing(rough: Functional, scene: Scene) -> N
     """Sums run over wρ, electrons: one point twice with half the weight is the same density."""
     twice = torch.arange(len(scene.rho)).repeat_interleave(2)
     doubled = scene.only(twice)
-    halved = Scene(doubled.coords, doubled.centers, doubled.rho, doubled.sigma, doubled.weights / 2)
+    halved = replace(doubled, weights=doubled.weights / 2)
     a, b = scene.potential(rough), halved.potential(rough)
     assert_close(b.alpha[::2], a.alpha)
     assert_close(halved.weights @ b.exc, scene.weights @ a.exc)
@@ -268,7 +274,7 @@ def test_distant_fragments_are_additive(rough: Functional, generator: torch.Gene
         torch.cat([a.coords, b.coords + far]),
         torch.cat([a.centers, b.centers + far]),
         torch.cat([a.rho, b.rho]),
-        torch.cat([a.sigma, b.sigma]),
+        torch.cat([a.grad_rho, b.grad_rho]),
         torch.cat([a.weights, b.weights]),
     )
     alone = [x.potential(rough) for x in (a, b)]
@@ -287,15 +293,20 @@ def test_uniform_gas_without_tokens_in_reach(rough: Functional, generator: torch
     coords = torch.randn(n, 3, dtype=torch.float64, generator=generator)
     centers = torch.tensor([[60.0, 0, 0], [0, -80.0, 0]], dtype=torch.float64)
     weights = torch.rand(n, dtype=torch.float64, generator=generator)
-    v = Scene(coords, centers, rho, torch.zeros_like(rho), weights).potential(rough)
+    flat = Scene(coords, centers, rho, torch.zeros_like(coords), weights)
+    v = flat.potential(rough)
     torch.testing.assert_close(v.alpha, torch.ones_like(rho), rtol=ROUNDING, atol=0)
     torch.testing.assert_close(v.exc, lda_exchange(rho), rtol=ROUNDING, atol=0)
     # f′(1) = 0 keeps ∂α̃/∂ρ and ∂α̃/∂σ out of the derivatives
     lda_potential = 4 / 3 * lda_exchange(rho) / rho * weights
     torch.testing.assert_close(v.vrho, lda_potential, rtol=ROUNDING, atol=0)
+    assert (v.vgrad == 0).all()
+    # ∂e_x/∂∇ρ = 2∇ρ ∂e_x/∂σ, to first order in ∇ρ
     p_by_sigma = 1 / (4 * (3 * torch.pi**2) ** (2 / 3) * rho ** (8 / 3))
-    slope = weights * lda_exchange(rho) * MU * p_by_sigma
-    torch.testing.assert_close(v.vsigma, slope, rtol=1e-12, atol=0)
+    small = 1e-9 * rho[:, None] ** (4 / 3) * torch.ones_like(coords)
+    slope = 2 * (weights * lda_exchange(rho) * MU * p_by_sigma)[:, None] * small
+    v = replace(flat, grad_rho=small).potential(rough)
+    torch.testing.assert_close(v.vgrad, slope, rtol=1e-12, atol=0)
 
 
 def test_alpha_is_never_negative(rough: Functional, scene: Scene, molecule: Scene) -> None:
@@ -318,14 +329,14 @@ def test_a_point_below_the_threshold_is_as_good_as_absent(
     a, b = molecule.potential(rough), molecule.only(held).potential(rough)
     assert_close(b.vrho, a.vrho[held])
     dropped = molecule.rho <= RHO_THRESHOLD
-    assert all((x[dropped] == 0).all() for x in (a.exc, a.vrho, a.vsigma))
+    assert all((x[dropped] == 0).all() for x in (a.exc, a.vrho, a.vgrad))
 
 
 # --- robustness
 
 
 def assert_finite(v: Potential) -> None:
-    for name in ("exc", "vrho", "vsigma", "alpha", "gates"):
+    for name in ("exc", "vrho", "vgrad", "alpha", "gates"):
         assert getattr(v, name).isfinite().all(), name
 
 
@@ -347,7 +358,7 @@ def test_absurd_densities_are_finite(rho: float, sigma: float, dtype: torch.dtyp
     functional = random_functional(dtype=dtype)
     coords = torch.tensor([[0.0, 0, 0], [0, 0, 1e-9], [1, 0, 0], [0, 0, 9.0]], dtype=torch.float64)
     full = torch.ones(4, dtype=torch.float64)
-    at = Scene(coords, coords[:1], rho * full, sigma * full, full)
+    at = Scene(coords, coords[:1], rho * full, sigma**0.5 * coords[[2, 2, 2, 2]], full)
     v = at.potential(functional)
     assert_finite(v)
     if rho <= 0:
@@ -361,13 +372,13 @@ def test_one_point_and_none(rough: Functional, scene: Scene) -> None:
     none = scene.only(torch.tensor([], dtype=torch.long))
     v = none.potential(rough)
     assert v.exc.shape == v.vrho.shape == (0,)
-    assert none.energy(rough, none.rho, none.sigma) == 0
+    assert none.energy(rough, none.rho, none.grad_rho) == 0
 
 
 def test_two_nuclei_at_one_place_and_a_point_on_a_nucleus(rough: Functional, scene: Scene) -> None:
     centers = scene.centers[[0, 0, 1]]
     coords = torch.cat([centers, scene.coords[3:]])
-    v = Scene(coords, centers, scene.rho, scene.sigma, scene.weights).potential(rough)
+    v = replace(scene, coords=coords, centers=centers).potential(rough)
     assert_finite(v)
 
 
@@ -378,7 +389,8 @@ def test_one_electron_density(dtype: torch.dtype, generator: torch.Generator) ->
     direction = torch.randn(len(r), 3, dtype=torch.float64, generator=generator)
     coords = r[:, None] * direction / direction.norm(dim=1, keepdim=True)
     nucleus = torch.zeros(1, 3, dtype=torch.float64)
-    at = Scene(coords, nucleus, 2 * rho, 4 * sigma, 4 * torch.pi * r**2 * 12 / 400)
+    inward = -2 * sigma.sqrt()[:, None] * coords / r[:, None]
+    at = Scene(coords, nucleus, 2 * rho, inward, 4 * torch.pi * r**2 * 12 / 400)
     v = at.potential(random_functional(dtype=dtype))
     assert_finite(v)
     # E_x = ½E_x[2ρ], between 0.97 and 1 + κ times the LDA by the parent's form
@@ -405,14 +417,13 @@ def test_the_same_twice(rough: Functional, scene: Scene) -> None:
 def test_other_sizes_obey_the_same_laws(scene: Scene, generator: torch.Generator) -> None:
     functional = Functional(random_network(**TINY, cutoff=5.0, min_exponent=0.1))
     assert functional.network.config == ModelConfig(**TINY, cutoff=5.0, min_exponent=0.1)
-    rho, sigma = scene.rho.clone().requires_grad_(), scene.sigma.clone().requires_grad_()
-    vrho, vsigma = grad(scene.energy(functional, rho, sigma), (rho, sigma))
+    rho, grad_rho = leaf(scene.rho), leaf(scene.grad_rho)
+    vrho, vgrad = grad(scene.energy(functional, rho, grad_rho), (rho, grad_rho))
     v = scene.potential(functional)
     assert_close(v.vrho * scene.rho, vrho * scene.rho)
-    assert_close(v.vsigma * scene.sigma, vsigma * scene.sigma)
+    assert_close(v.vgrad * scene.grad_rho, vgrad * scene.grad_rho)
     q = random_rotation(generator)
-    turned = Scene(scene.coords @ q, scene.centers @ q, scene.rho, scene.sigma, scene.weights)
-    assert_close(turned.potential(functional).alpha, v.alpha)
+    assert_close(turned(scene, q).potential(functional).alpha, v.alpha)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -420,11 +431,11 @@ def test_other_sizes_obey_the_same_laws(scene: Scene, generator: torch.Generator
 def test_the_same_on_a_gpu(scene: Scene, lattice: float | None) -> None:
     cell = None if lattice is None else lattice * torch.eye(3, dtype=torch.float64)
     functional = random_functional()
-    fields = scene.coords, scene.centers, scene.rho, scene.sigma, scene.weights
+    fields = scene.coords, scene.centers, scene.rho, scene.grad_rho, scene.weights
     here = Scene(*fields, cell).potential(functional)
     moved = Scene(*(x.cuda() for x in fields), None if cell is None else cell.cuda())
     there = moved.potential(Functional(functional.network.cuda()))
     assert there.exc.is_cuda
     assert_close(there.exc.cpu(), here.exc)
     assert_close(there.vrho.cpu(), here.vrho)
-    assert_close(there.vsigma.cpu() * scene.sigma, here.vsigma * scene.sigma)
+    assert_close(there.vgrad.cpu() * scene.grad_rho, here.vgrad * scene.grad_rho)

@@ -11,7 +11,11 @@ from torch import Tensor
 from taufree.model.attention import Bonds, bonds_between
 from taufree.model.network import Network, local_inputs, token_values
 from taufree.model.tokens import TokenMap
-from taufree.physics.descriptors import lda_exchange, reduced_gradient_squared
+from taufree.physics.descriptors import (
+    contracted_gradient,
+    lda_exchange,
+    reduced_gradient_squared,
+)
 from taufree.physics.parents import PARENTS, Parent
 
 RHO_THRESHOLD = 1e-9
@@ -30,13 +34,13 @@ class Geometry:
 class Potential:
     """Exchange energy per volume, and derivatives of the energy by every value on the grid.
 
-    ``vrho``, ``vsigma`` (n_points,) are ∂E_x/∂ρ_j and ∂E_x/∂σ_j, weights included: the full
-    functional derivative, through attention. ``exc`` (n_points,) is the energy per volume.
+    ``vrho`` (n_points,) and ``vgrad`` (n_points, 3) are ∂E_x/∂ρ_j and ∂E_x/∂∇ρ_j, weights included:
+    the full functional derivative, through attention. ``exc`` (n_points,) is the energy per volume.
     """
 
     exc: Tensor
     vrho: Tensor
-    vsigma: Tensor
+    vgrad: Tensor
     alpha: Tensor
     gates: Tensor
 
@@ -81,16 +85,16 @@ class Functional:
         return Geometry(token_map, bonds_between(centers, lattice, config.cutoff))
 
     def energy_density(
-        self, rho: Tensor, sigma: Tensor, weights: Tensor, geometry: Geometry
+        self, rho: Tensor, grad_rho: Tensor, weights: Tensor, geometry: Geometry
     ) -> Tensor:
         """e_x(r) = ρ ε_x^LDA F_x(p, α̃), energy per volume, (n_points,); the reference form.
 
-        Plain and differentiable to any order in ``rho`` and ``sigma`` (n_points,); `potential` is
-        the fast form for a host. E_x = Σ_j w_j e_x(r_j).
+        Plain and differentiable to any order in ``rho`` (n_points,) and ``grad_rho`` (n_points, 3);
+        `potential` is the fast form for a host. E_x = Σ_j w_j e_x(r_j).
         """
-        rho, sigma, held = hold(rho, sigma)
-        p = reduced_gradient_squared(rho, sigma)
-        local = local_inputs(rho, p)
+        rho, grad_rho, held = hold(rho, grad_rho)
+        p = reduced_gradient_squared(rho, contracted_gradient(grad_rho))
+        local = local_inputs(rho, grad_rho)
         values = token_values(local, weights * rho * held)
         alpha, _ = self.network(
             local.to(self.dtype), values.to(self.dtype), geometry.token_map, geometry.bonds
@@ -98,7 +102,7 @@ class Functional:
         return held * lda_exchange(rho) * self.parent.enhancement(p, alpha.double())
 
     def potential(
-        self, rho: Tensor, sigma: Tensor, weights: Tensor, geometry: Geometry
+        self, rho: Tensor, grad_rho: Tensor, weights: Tensor, geometry: Geometry
     ) -> Potential:
         """Energy and functional derivative, block by block in bounded memory.
 
@@ -107,46 +111,46 @@ class Functional:
         tokens is spread over the points at the end.
         """
         token_map, network, parent = geometry.token_map, self.network, self.parent
-        rho, sigma, held = hold(rho, sigma)
-        electrons = weights * rho * held
-        values = token_values(local_inputs(rho, reduced_gradient_squared(rho, sigma)), electrons)
+        rho, grad_rho, held = hold(rho, grad_rho)
+        values = token_values(local_inputs(rho, grad_rho), weights * rho * held)
         seen = token_map.to_tokens(values.to(self.dtype)).requires_grad_()
         with torch.enable_grad():
             answers = network.answers(seen, geometry.bonds)
         z, d_z = answers.detach(), torch.zeros_like(answers, dtype=torch.float64)
 
-        exc, alpha, vrho, vsigma = (torch.empty_like(rho) for _ in range(4))
+        exc, alpha, vrho = (torch.empty_like(rho) for _ in range(3))
+        vgrad = torch.empty_like(grad_rho)
         gates = rho.new_empty(len(rho), network.config.n_experts, dtype=self.dtype)
         for points, tiles in token_map.blocks():
             with torch.enable_grad():
-                n, g = leaf(rho[points]), leaf(sigma[points])
+                n, g = leaf(rho[points]), leaf(grad_rho[points])
                 f = leaf(token_map.scatter(z, tiles))
-                p = reduced_gradient_squared(n, g)
-                a, gate = network.head(local_inputs(n, p).to(self.dtype), f)
+                p = reduced_gradient_squared(n, contracted_gradient(g))
+                a, gate = network.head(local_inputs(n, g).to(self.dtype), f)
                 e = held[points] * lda_exchange(n) * parent.enhancement(p, a.double())
                 d_n, d_g, d_f = torch.autograd.grad(weights[points] @ e, (n, g, f))
             exc[points], alpha[points] = e.detach(), a.detach().double()
             gates[points] = gate.detach()
-            vrho[points], vsigma[points] = d_n, d_g
+            vrho[points], vgrad[points] = d_n, d_g
             d_z += token_map.gather(d_f, tiles)
 
         (d_seen,) = torch.autograd.grad(answers, seen, d_z.to(answers.dtype))
         for points, tiles in token_map.blocks():
             with torch.enable_grad():
-                n, g = leaf(rho[points]), leaf(sigma[points])
-                m = weights[points] * n * held[points]
-                v = token_values(local_inputs(n, reduced_gradient_squared(n, g)), m)
+                n, g = leaf(rho[points]), leaf(grad_rho[points])
+                v = token_values(local_inputs(n, g), weights[points] * n * held[points])
                 d_v = token_map.scatter(d_seen, tiles).double()
                 d_n, d_g = torch.autograd.grad(v, (n, g), d_v)
             vrho[points] += d_n
-            vsigma[points] += d_g
-        return Potential(exc, vrho * held, vsigma * held, alpha, gates)
+            vgrad[points] += d_g
+        return Potential(exc, vrho * held, vgrad * held[:, None], alpha, gates)
 
 
-def hold(rho: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Density and σ made safe to divide by, and the mask (1 or 0) of the points that count."""
+def hold(rho: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """ρ and ∇ρ (or σ) made safe to divide by, and the mask (1 or 0) of the points that count."""
     held = rho > RHO_THRESHOLD
-    return torch.where(held, rho, 1.0), torch.where(held, sigma, 0.0), held.to(rho.dtype)
+    mask = held if gradient.shape == held.shape else held[..., None]
+    return torch.where(held, rho, 1.0), torch.where(mask, gradient, 0.0), held.to(rho.dtype)
 
 
 def leaf(x: Tensor) -> Tensor:

@@ -35,6 +35,12 @@ class GridDensity:
     def n_spin(self) -> int:
         return self.rho.shape[0]
 
+    @property
+    def unpolarized(self) -> list[tuple[Tensor, Tensor]]:
+        """ρ (n_points,), ∇ρ (n_points, 3) of the densities n_spin·ρσ that spin scaling asks for."""
+        scaled = self.n_spin * self.rho, self.n_spin * self.grad_rho
+        return list(zip(*scaled, strict=True))
+
     def to(self, device: torch.device | str) -> GridDensity:
         """The same record with every tensor on ``device``."""
         fields = {

@@ -14,10 +14,9 @@ from taufree.evaluation.errors import (
     model_alpha,
     parent_alpha,
     routing,
-    scaled,
+    spin_scaled,
 )
 from taufree.functional import Functional
-from taufree.physics.descriptors import contracted_gradient
 from taufree.physics.kinetic import DEORBITALIZERS, tfvw
 from taufree.physics.parents import PARENTS, energy_density
 
@@ -54,7 +53,7 @@ def test_measures_are_those_of_their_definitions(record: Record) -> None:
 
 def test_partial_derivatives_are_those_of_libxc(record: Record) -> None:
     reference = record("LiF")
-    rho, sigma = (x[0, reference.density.rho[0] > 1e-6] for x in scaled(reference))
+    rho, sigma = (x[0, reference.density.rho[0] > 1e-6] for x in spin_scaled(reference.density))
     tau, exc, vrho, vsigma, vtau = (
         getattr(reference, key)[0, reference.density.rho[0] > 1e-6]
         for key in ("tau", "exc", "vrho", "vsigma", "vtau")
@@ -73,13 +72,13 @@ def test_partial_derivatives_are_those_of_libxc(record: Record) -> None:
 def test_model_is_what_the_reference_form_says(record: Record, functional: Functional) -> None:
     reference = record("Li")
     density = reference.density
-    alpha, gates = model_alpha(functional, reference)
+    alpha, gates = model_alpha(functional, reference.density)
     geometry = functional.geometry(density.coords, density.centers)
     energy = 0.0
     for spin in (0, 1):
-        sigma = contracted_gradient(2 * density.grad_rho[spin])
+        rho, grad_rho = 2 * density.rho[spin], 2 * density.grad_rho[spin]
         with torch.no_grad():
-            e = functional.energy_density(2 * density.rho[spin], sigma, density.weights, geometry)
+            e = functional.energy_density(rho, grad_rho, density.weights, geometry)
         energy += float(e @ density.weights) / 2
     expected = MHA * (energy - float(reference.e_x))
     assert errors(reference, alpha)["de_x_mha"] == pytest.approx(expected, abs=1e-7)

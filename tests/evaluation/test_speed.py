@@ -169,10 +169,10 @@ def test_a_stopwatch_changes_nothing(water):
     functional = random_functional()
     watch = measure.Stopwatch(functional)
     density = water.density
-    rho, sigma = density.rho[0], (density.grad_rho[0] ** 2).sum(-1)
+    rho, grad_rho = density.rho[0], density.grad_rho[0]
     geometry = watch.geometry(density.coords, density.centers)
-    timed = watch.potential(rho, sigma, density.weights, geometry)
-    plain = functional.potential(rho, sigma, density.weights, geometry)
+    timed = watch.potential(rho, grad_rho, density.weights, geometry)
+    plain = functional.potential(rho, grad_rho, density.weights, geometry)
     assert torch.equal(timed.vrho, plain.vrho)
     assert watch.exchange == float(plain.exc @ density.weights)
     assert len(watch.geometry_s) == len(watch.potential_s) == 1

@@ -135,7 +135,7 @@ def test_energy_is_the_functionals(rough: Functional, water_dm: Array) -> None:
     weights = torch.from_numpy(mf.grids.weights)
     nuclei = torch.from_numpy(mf.mol.atom_coords())
     geometry = rough.geometry(torch.from_numpy(mf.grids.coords), nuclei)
-    e_x = weights @ rough.energy_density(rho[0], (rho[1:] ** 2).sum(0), weights, geometry)
+    e_x = weights @ rough.energy_density(rho[0], rho[1:].T, weights, geometry)
     e_c = numint.NumInt().nr_rks(mf.mol, mf.grids, ",GGA_C_REGTPSS", water_dm)[1]
     assert exc == pytest.approx(e_x.item() + e_c, abs=SCREENING)
     assert electrons == pytest.approx((weights @ rho[0]).item(), abs=SCREENING)

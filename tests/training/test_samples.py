@@ -9,7 +9,6 @@ from taufree.data.store import ReferenceDensity
 from taufree.functional import Functional
 from taufree.model.config import ModelConfig
 from taufree.model.network import Network
-from taufree.physics.descriptors import contracted_gradient
 from taufree.training.config import TrainingConfig
 from taufree.training.losses import Losses
 from taufree.training.samples import draw, samples_of
@@ -43,10 +42,9 @@ def test_losses_see_the_functional(lithium: list[ReferenceDensity], config: Trai
     exc, _ = Losses(network, config).exchange(draw([sample], None, CONFIG))
     functional = Functional(network)
     density = record.density
-    rho = 2 * density.rho[0]
-    sigma = contracted_gradient(2 * density.grad_rho[0])
+    rho, grad_rho = 2 * density.rho[0], 2 * density.grad_rho[0]
     geometry = functional.geometry(density.coords, density.centers)
-    reference = functional.energy_density(rho, sigma, density.weights, geometry)
+    reference = functional.energy_density(rho, grad_rho, density.weights, geometry)
     held = reference != 0
     assert torch.allclose(exc, reference[held], rtol=2e-5, atol=1e-9)  # float32 inside
 

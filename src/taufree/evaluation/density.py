@@ -127,7 +127,7 @@ def _evaluate(functional: Functional, record: ReferenceDensity) -> tuple[Errors,
             f"{record.name} was calculated with {record.parent}, but the model stands for "
             f"{functional.parent.xc}: choose the data of that parent."
         )
-    alpha, gates = model_alpha(functional, record)
+    alpha, gates = model_alpha(functional, record.density)
     found = {MODEL: errors(record, alpha)} | {
         name: errors(record, classic_alpha(deorbitalizer, record))
         for name, deorbitalizer in DEORBITALIZERS.items()

@@ -35,6 +35,7 @@ from taufree.physics.descriptors import (
 )
 from taufree.physics.kinetic import Deorbitalizer
 from taufree.physics.parents import PARENTS, Parent, energy_density
+from taufree.quantities import GridDensity
 
 MHA = 1000.0
 
@@ -44,15 +45,14 @@ def parent_of(record: ReferenceDensity) -> Parent:
     return next(parent for parent in PARENTS.values() if parent.xc == record.parent)
 
 
-def scaled(record: ReferenceDensity) -> tuple[Tensor, Tensor]:
+def spin_scaled(density: GridDensity) -> tuple[Tensor, Tensor]:
     """ρ and σ of the spin-unpolarized densities n_spin·ρσ, (n_spin, n_points) each."""
-    density = record.density
     return density.n_spin * density.rho, contracted_gradient(density.n_spin * density.grad_rho)
 
 
 def parent_alpha(record: ReferenceDensity) -> Tensor:
     """α of the parent's orbitals, (n_spin, n_points)."""
-    rho, sigma, _ = hold(*scaled(record))
+    rho, sigma, _ = hold(*spin_scaled(record.density))
     return iso_orbital_indicator(rho, sigma, record.density.n_spin * record.tau)
 
 
@@ -66,23 +66,20 @@ def classic_alpha(deorbitalizer: Deorbitalizer, record: ReferenceDensity) -> Ten
     """
     if record.lapl is None:
         raise UserError(f"{record.name} was stored without ∇²ρ, which analytic deorbitalizers need")
-    rho, sigma, _ = hold(*scaled(record))
+    rho, sigma, _ = hold(*spin_scaled(record.density))
     q = reduced_laplacian(rho, record.density.n_spin * record.lapl)
     return deorbitalizer(reduced_gradient_squared(rho, sigma), q)
 
 
-def model_alpha(functional: Functional, record: ReferenceDensity) -> tuple[Tensor, Tensor]:
+def model_alpha(functional: Functional, density: GridDensity) -> tuple[Tensor, Tensor]:
     """α̃ (n_spin, n_points) of a model, and the gates (n_spin, n_points, n_experts)."""
-    density = record.density.to(functional.device)
-    geometry = functional.geometry(density.coords, density.centers, density.lattice)
-    parts = [
-        functional.potential(rho.to(density.rho), sigma.to(density.rho), density.weights, geometry)
-        for rho, sigma in zip(*scaled(record), strict=True)
-    ]
+    here = density.to(functional.device)
+    geometry = functional.geometry(here.coords, here.centers, here.lattice)
+    parts = [functional.potential(*x, here.weights, geometry) for x in here.unpolarized]
     alpha, gates = (
         torch.stack([getattr(part, key) for part in parts]) for key in ("alpha", "gates")
     )
-    return alpha.to(record.tau), gates.to(record.tau)
+    return alpha.to(density.rho), gates.to(density.rho)
 
 
 def errors(record: ReferenceDensity, alpha: Tensor) -> dict[str, float]:
@@ -91,7 +88,7 @@ def errors(record: ReferenceDensity, alpha: Tensor) -> dict[str, float]:
     Where the density is below `taufree.functional.RHO_THRESHOLD`, a deorbitalized functional has
     neither energy nor potential, and the parent's own count as errors.
     """
-    rho, sigma, held = hold(*scaled(record))
+    rho, sigma, held = hold(*spin_scaled(record.density))
     tau = tau_weizsaecker(rho, sigma) + alpha * tau_uniform(rho)
     variables = [x.detach().requires_grad_() for x in (rho, sigma, tau)]
     with torch.enable_grad():
@@ -101,7 +98,7 @@ def errors(record: ReferenceDensity, alpha: Tensor) -> dict[str, float]:
     exact = (record.vrho, record.vsigma, record.vtau)
     d_rho, d_sigma, d_tau = (v * held - w for v, w in zip(derivatives, exact, strict=True))
 
-    rho, sigma = scaled(record)
+    rho, sigma = spin_scaled(record.density)
     weights = record.density.weights
 
     def integral(values: Tensor) -> float:
@@ -120,8 +117,8 @@ def errors(record: ReferenceDensity, alpha: Tensor) -> dict[str, float]:
 
 def routing(record: ReferenceDensity, gates: Tensor) -> tuple[list[float], int]:
     """Electrons that go to each expert, and the largest number of experts active at a point."""
-    rho, _ = scaled(record)
+    rho, _ = spin_scaled(record.density)
     electrons = rho * record.density.weights / record.density.n_spin
-    _, _, held = hold(*scaled(record))
+    _, _, held = hold(*spin_scaled(record.density))
     active = (gates > 0).sum(-1) * held
     return torch.einsum("sp,spe->e", electrons, gates).tolist(), int(active.max())

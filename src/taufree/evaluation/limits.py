@@ -29,11 +29,10 @@ from taufree.data.store import ReferenceDensity, load_record, manifest_checksum,
 from taufree.errors import UserError
 from taufree.evaluation.closed_forms import ExactDensity, jellium_slab, one_electron
 from taufree.evaluation.density import MODEL
-from taufree.evaluation.errors import MHA
+from taufree.evaluation.errors import MHA, model_alpha, spin_scaled
 from taufree.functional import Functional, hold
 from taufree.model.storage import load_model
 from taufree.physics.descriptors import (
-    contracted_gradient,
     lda_exchange,
     reduced_gradient_squared,
     reduced_laplacian,
@@ -114,23 +113,9 @@ def scale_uniformly(density: GridDensity, factor: float) -> GridDensity:
 
 def exchange_energy(parent: Parent, density: GridDensity, alpha: Tensor) -> float:
     """E_x = ½ Σσ ∫ e_x(2ρσ, α), or ∫ e_x(ρ, α) for a closed shell; α (n_spin, n_points)."""
-    rho, sigma, held = hold(*_spin_scaled(density))
+    rho, sigma, held = hold(*spin_scaled(density))
     exc = held * lda_exchange(rho) * parent.enhancement(reduced_gradient_squared(rho, sigma), alpha)
     return float((exc @ density.weights).sum()) / density.n_spin
-
-
-def model_alpha(functional: Functional, density: GridDensity) -> Tensor:
-    """α̃ of a model, (n_spin, n_points)."""
-    on_device = density.to(functional.device)
-    geometry = functional.geometry(on_device.coords, on_device.centers, on_device.lattice)
-    channels = zip(*_spin_scaled(on_device), strict=True)
-    parts = [functional.potential(*channel, on_device.weights, geometry) for channel in channels]
-    return torch.stack([part.alpha for part in parts]).to(density.rho)
-
-
-def _spin_scaled(density: GridDensity) -> tuple[Tensor, Tensor]:
-    """ρ and σ of the spin-unpolarized densities n_spin·ρσ, (n_spin, n_points) each."""
-    return density.n_spin * density.rho, contracted_gradient(density.n_spin * density.grad_rho)
 
 
 def _uniform_scaling(functional: Functional, data: Path, console: Console | None) -> dict[str, Any]:
@@ -178,7 +163,7 @@ def _uniform_scaling(functional: Functional, data: Path, console: Console | None
 def _scaling_errors(functional: Functional, record: ReferenceDensity) -> dict[str, Any]:
     def e_x(factor: float) -> float:
         density = scale_uniformly(record.density, factor)
-        return exchange_energy(functional.parent, density, model_alpha(functional, density))
+        return exchange_energy(functional.parent, density, model_alpha(functional, density)[0])
 
     unscaled = e_x(1.0)
     return {
@@ -194,7 +179,7 @@ def _uniform_gas(functional: Functional) -> dict[str, Any]:
     rho = 3 / (4 * math.pi * torch.tensor(r_s, dtype=torch.float64) ** 3)
     nowhere = torch.zeros(len(r_s), 3, dtype=torch.float64)
     gas = GridDensity(nowhere, torch.ones_like(rho), rho[None], nowhere[None], nowhere[:0])
-    return {"r_s": r_s, "max_alpha_error": float((model_alpha(functional, gas) - 1).abs().max())}
+    return {"r_s": r_s, "max_alpha_error": float((model_alpha(functional, gas)[0] - 1).abs().max())}
 
 
 def _one_electron_systems() -> Iterator[tuple[str, ExactDensity]]:
@@ -207,7 +192,7 @@ def _one_electron_systems() -> Iterator[tuple[str, ExactDensity]]:
 
 def _errors(functional: Functional, at: str, exact: ExactDensity) -> dict[str, Any]:
     density, parent = exact.density, functional.parent
-    rho, sigma, held = hold(*_spin_scaled(density))
+    rho, sigma, held = hold(*spin_scaled(density))
     p, q = reduced_gradient_squared(rho, sigma), reduced_laplacian(rho, density.n_spin * exact.lapl)
     electrons = float((density.rho @ density.weights).sum())
     e_x = exchange_energy(parent, density, exact.alpha)
@@ -217,7 +202,7 @@ def _errors(functional: Functional, at: str, exact: ExactDensity) -> dict[str, A
 
     errors = {}
     alphas = {name: deorbitalizer(p, q) for name, deorbitalizer in DEORBITALIZERS.items()}
-    for name, alpha in {MODEL: model_alpha(functional, density), **alphas}.items():
+    for name, alpha in {MODEL: model_alpha(functional, density)[0], **alphas}.items():
         error = exchange_energy(parent, density, alpha) - e_x
         errors[name] = {
             "relative": error / abs(e_x),

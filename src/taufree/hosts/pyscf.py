@@ -192,12 +192,12 @@ class DeorbitalizedNumInt(numint.NumInt):
         functional, device = cache.functional, self.functional.device
         w = torch.from_numpy(weights)[points].to(device)
         for s in range(n_spin):
-            grad = density[s, 1:, points].to(device)
-            sigma = (grad * grad).sum(0)
-            part = functional.potential(density[s, 0, points].to(device), sigma, w, geometry)
+            rho_s = density[s, 0, points].to(device)
+            grad_rho = density[s, 1:, points].T.to(device)
+            part = functional.potential(rho_s, grad_rho, w, geometry)
             energy += float(part.exc @ w) / n_spin
             derivative[s, 0, points] += part.vrho.cpu().numpy()
-            derivative[s, 1:, points] += (2 * part.vsigma * grad).T.cpu().numpy()
+            derivative[s, 1:, points] += part.vgrad.cpu().numpy()
         return energy, derivative
 
     def _potential_matrix(self, cache: _GridCache, wv: np.ndarray) -> np.ndarray:

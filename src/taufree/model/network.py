@@ -11,6 +11,7 @@ from taufree.model.attention import Bonds, EncoderLayer
 from taufree.model.config import ModelConfig
 from taufree.model.experts import Experts
 from taufree.model.tokens import TokenMap, gaussian_exponents
+from taufree.physics.descriptors import contracted_gradient, reduced_gradient_squared
 
 ELECTRONS_TINY = 1e-3
 """Density (bohr⁻³) below which what a token sees fades out."""
@@ -108,8 +109,9 @@ class Network(nn.Module):
         return self.head(local, token_map.to_points(z))
 
 
-def local_inputs(rho: Tensor, p: Tensor) -> Tensor:
+def local_inputs(rho: Tensor, grad_rho: Tensor) -> Tensor:
     """Bounded local inputs ln(ρ + 1e-6)/4 and t = s²/(1 + s²), (n_points, 2)."""
+    p = reduced_gradient_squared(rho, contracted_gradient(grad_rho))
     return torch.stack([torch.log(rho + LOG_FLOOR) / 4, p / (1 + p)], -1)
 
 

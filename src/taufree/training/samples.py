@@ -57,10 +57,11 @@ def samples_of(record: ReferenceDensity, config: ModelConfig) -> Iterable[Sample
         if not held.any():
             continue
         rho, weights, coords = rho[held], density.weights[held], density.coords[held]
-        sigma = contracted_gradient(scale * density.grad_rho[spin][held])
+        grad_rho = scale * density.grad_rho[spin][held]
+        sigma = contracted_gradient(grad_rho)
         tau = scale * record.tau[spin][held]
         p = reduced_gradient_squared(rho, sigma)
-        local, lda = local_inputs(rho, p), lda_exchange(rho)
+        local, lda = local_inputs(rho, grad_rho), lda_exchange(rho)
         token_map = TokenMap(config, coords, density.centers)
         electrons = weights * rho
         energy = weights * lda

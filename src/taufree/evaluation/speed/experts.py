@@ -15,7 +15,6 @@ from taufree.evaluation.speed.peers import evaluate
 from taufree.functional import RHO_THRESHOLD, Functional
 from taufree.model.experts import Experts
 from taufree.model.network import local_inputs, token_values
-from taufree.physics.descriptors import contracted_gradient, reduced_gradient_squared
 
 
 def bench_experts(
@@ -35,8 +34,7 @@ def bench_experts(
     held = density.rho > RHO_THRESHOLD
     rho, weights = density.rho[held], density.weights[held]
     geometry = functional.geometry(density.coords[held], torch.from_numpy(mf.mol.atom_coords()))
-    p = reduced_gradient_squared(rho, contracted_gradient(density.grad_rho[held]))
-    local = local_inputs(rho, p)
+    local = local_inputs(rho, density.grad_rho[held])
     network, experts = functional.network, functional.network.experts
     with torch.no_grad():
         seen = geometry.token_map.to_tokens(token_values(local, weights * rho).to(functional.dtype))

@@ -157,7 +157,7 @@ def ours(functional: Functional, density: Densities) -> Peer:
     geometry = functional.geometry(density.coords[held], centers)
     arguments = (
         density.rho[held],
-        contracted_gradient(density.grad_rho[held]),
+        density.grad_rho[held],
         density.weights[held],
         geometry,
     )

@@ -135,11 +135,11 @@ def _first_builds(
 def reference_exchange(functional: measure.Stopwatch) -> float:
     """E_x of the last density in the plain form, the network in float64."""
     plain = Functional(copy.deepcopy(functional.network).double())
-    rho, sigma, weights = functional.density
+    rho, grad_rho, weights = functional.density
     coords, centers = functional.coords
     geometry = plain.geometry(coords, centers)
     with torch.no_grad():
-        return float(weights @ plain.energy_density(rho, sigma, weights, geometry))
+        return float(weights @ plain.energy_density(rho, grad_rho, weights, geometry))
 
 
 def exponents(results: list[dict[str, Any]]) -> dict[str, float]:

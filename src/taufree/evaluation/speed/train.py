@@ -145,12 +145,12 @@ def plain_form(
     plain = Functional(copy.deepcopy(functional.network))
     density = record.density
     rho, weights = density.rho[0].requires_grad_(), density.weights
-    sigma = (density.grad_rho[0] ** 2).sum(-1).requires_grad_()
+    grad_rho = density.grad_rho[0].requires_grad_()
     geometry = plain.geometry(density.coords, density.centers)
     parameters = list(plain.network.parameters())
 
     def energy() -> Tensor:
-        return weights @ plain.energy_density(rho, sigma, weights, geometry)
+        return weights @ plain.energy_density(rho, grad_rho, weights, geometry)
 
     def energy_gradient() -> None:
         torch.autograd.grad(energy(), parameters, allow_unused=True)
