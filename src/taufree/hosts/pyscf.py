@@ -8,13 +8,14 @@ from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import torch
-from pyscf import dft
+from pyscf import dft, scf
 from pyscf.dft import libxc, numint
 from pyscf.gto.eval_gto import BLKSIZE
 from torch import Tensor
 
 from taufree.errors import UnsupportedError, UserError
 from taufree.functional import RHO_THRESHOLD, Functional, Geometry
+from taufree.hosts.mean_field import layered, undressed
 from taufree.model.storage import load_model
 
 KS = TypeVar("KS", bound=dft.rks.KohnShamDFT)
@@ -54,13 +55,16 @@ def deorbitalize(mf: KS, model: str | Functional = "ms2", potential: str = "ks")
         raise UnsupportedError(
             f"deorbitalize() takes a Kohn-Sham object such as dft.RKS(mol), not {type(mf)}."
         )
-    if not isinstance(mf, dft.rks.RKS | dft.uks.UKS | dft.roks.ROKS):
+    if not isinstance(mf, scf.hf.RHF | scf.uhf.UHF):  # neither periodic nor two-component
         raise UnsupportedError(
             f"{type(mf).__name__} objects cannot be deorbitalized; "
             "use dft.RKS(mol) or dft.UKS(mol)."
         )
     _check_functional(mf, functional)
-    new = mf.copy()
+    if hasattr(mf, "_scf"):
+        raise UnsupportedError("Call deorbitalize() first, then newton() on what it returns.")
+    bare = undressed(mf)
+    new = bare.view(layered(type(bare)))
     new.xc = functional.parent.xc
     new._numint = DeorbitalizedNumInt(functional)
     new.converged = False
@@ -232,9 +236,17 @@ class DeorbitalizedNumInt(numint.NumInt):
             f"{self.functional.parent.xc!r})."
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_cache": None}
+
+    def reset(self, mol: Any = None) -> DeorbitalizedNumInt:
+        """Forget AO values and neighbour lists; PySCF's periodic objects call this."""
+        self._cache = None
+        return self
+
     eval_xc = eval_xc1 = eval_xc_eff = _refuse
     nr_rks_fxc = nr_uks_fxc = nr_rks_fxc_st = nr_fxc = get_fxc = _refuse
-    cache_xc_kernel = cache_xc_kernel1 = nr_nlc_vxc = to_gpu = _refuse
+    cache_xc_kernel = cache_xc_kernel1 = nr_nlc_vxc = _refuse
 
 
 def libxc_eff(xc_code: str, rho: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
