@@ -7,20 +7,21 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from taufree.errors import UserError
 from taufree.physics.descriptors import (
     iso_orbital_indicator,
     lda_exchange,
     reduced_gradient_squared,
 )
-from taufree.physics.parents import ms2
+from taufree.physics.parents import ms2, r2scan
 
 
 @dataclass(frozen=True)
 class Parent:
     """A meta-GGA whose exchange depends on τ through α, e_x = ρ ε_x^LDA F_x(p, α).
 
-    ``xc`` is the whole functional and ``exchange``, ``correlation`` its parts, in libxc's names;
-    ``correlation`` must not need τ.
+    ``xc`` is the whole functional and ``exchange``, ``correlation`` its parts, in libxc's names.
+    Where the correlation is a meta-GGA too, its τ is the same τ̃ = τ_W + α̃ τ_unif.
     """
 
     xc: str
@@ -28,8 +29,30 @@ class Parent:
     correlation: str
     enhancement: Callable[[Tensor, Tensor], Tensor]
 
+    @property
+    def correlation_needs_tau(self) -> bool:
+        return self.correlation.startswith("MGGA_")
 
-PARENTS = {"ms2": Parent("MS2", "MGGA_X_MS2", "GGA_C_REGTPSS", ms2.enhancement)}
+
+PARENTS = {
+    "ms2": Parent("MS2", "MGGA_X_MS2", "GGA_C_REGTPSS", ms2.enhancement),
+    "r2scan": Parent("R2SCAN", "MGGA_X_R2SCAN", "MGGA_C_R2SCAN", r2scan.enhancement),
+}
+
+
+def parent_named(xc: str) -> Parent:
+    """The parent whose whole functional is called ``xc``, as records and systems call it.
+
+    Raises
+    ------
+    UserError
+        There is none.
+    """
+    for parent in PARENTS.values():
+        if parent.xc == xc.upper():
+            return parent
+    known = ", ".join(parent.xc for parent in PARENTS.values())
+    raise UserError(f"no parent functional {xc!r}: choose from {known}.")
 
 
 def energy_density(parent: Parent, rho: Tensor, sigma: Tensor, tau: Tensor) -> Tensor:
