@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +18,7 @@ from taufree.cli import app
 from taufree.console import write_json
 from taufree.data import build
 from taufree.data.store import Entry
-from taufree.errors import WeightsError
+from taufree.errors import DomainWarning, WeightsError
 from taufree.hosts import single_point
 from taufree.physics.parents import PARENTS
 from taufree.training import loop
@@ -114,6 +115,19 @@ def test_unconverged_run_fails_but_keeps_its_json(taufree_command, monkeypatch):
     assert "did not converge in 2 cycles" in failed.stderr
     assert len(failed.stderr.splitlines()) == 1
     assert json.loads(Path("water.json").read_text())["converged"] is False
+
+
+@pytest.mark.filterwarnings("default::taufree.errors.DomainWarning")
+def test_a_run_beyond_the_training_domain_says_so_in_one_line(taufree_command, monkeypatch):
+    def deorbitalize(mf, model, potential):
+        warnings.warn("ms2 was not trained on H", DomainWarning, stacklevel=2)
+        mf.xc = "PBE"
+        return mf
+
+    monkeypatch.setattr(taufree, "deorbitalize", deorbitalize)
+    done = taufree_command("run", WATER, *QUICK)
+    assert done.exit_code == 0
+    assert done.stderr.splitlines() == ["taufree: warning: ms2 was not trained on H"]
 
 
 def test_ctrl_c_says_how_to_go_on(taufree_command, monkeypatch):

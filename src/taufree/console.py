@@ -7,10 +7,11 @@ import functools
 import json
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import typer
 from rich.console import Console
@@ -51,7 +52,9 @@ def reported(resume: str) -> Callable[[Callable[..., Report]], Callable[..., Non
             try:
                 if json:
                     refuse_unwritable(json)
-                report = command(*args, json=json, **options)
+                with warnings.catch_warnings():
+                    warnings.showwarning = _show_warning
+                    report = command(*args, json=json, **options)
                 if json:
                     write_json(json, report.result)
             except KeyboardInterrupt:
@@ -69,6 +72,18 @@ def reported(resume: str) -> Callable[[Callable[..., Report]], Callable[..., Non
         return run
 
     return decorate
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """One line on standard error, without the place in the code that Python adds."""
+    stderr.print(f"taufree: warning: {' '.join(str(message).split())}", markup=False)
 
 
 def facts(result: Mapping[str, Any]) -> Table:

@@ -9,5 +9,9 @@ class UnsupportedError(UserError, NotImplementedError):
     """A calculation that this functional cannot do; the message names what works instead."""
 
 
+class DomainWarning(UserWarning):
+    """A calculation beyond what the model was trained on: its errors there are not known."""
+
+
 class WeightsError(UserError):
     """Weights that are missing, corrupted, or made for another architecture or parent."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -51,9 +52,11 @@ class Functional:
     Spin-polarized densities follow from exact spin scaling, E_x[ρ↑,ρ↓] = ½E_x[2ρ↑] + ½E_x[2ρ↓].
     """
 
-    def __init__(self, network: Network, name: str = "") -> None:
+    def __init__(self, network: Network, name: str = "", elements: Iterable[str] = ()) -> None:
         self.network = network.eval()
         self.name = name
+        self.elements = frozenset(elements)
+        """Symbols of the elements it was trained on; empty where that is not known."""
 
     @property
     def parent(self) -> Parent:
@@ -66,7 +69,7 @@ class Functional:
 
     def double(self) -> Functional:
         """The same functional with its network in float64."""
-        return Functional(copy.deepcopy(self.network).double(), self.name)
+        return Functional(copy.deepcopy(self.network).double(), self.name, self.elements)
 
     @property
     def device(self) -> torch.device:

@@ -16,7 +16,7 @@ from pyscf.dft import numint
 import taufree
 from networks import random_functional
 from reference import hydroxyl_radical, water_molecule
-from taufree.errors import UnsupportedError, UserError
+from taufree.errors import DomainWarning, UnsupportedError, UserError
 from taufree.functional import Functional
 from taufree.hosts import pyscf as host
 from tolerances import (
@@ -495,6 +495,18 @@ def test_other_functionals_are_refused(smooth: Functional, kind: str, xc: str) -
     with pytest.raises(UserError, match=r"stands for MS2.* set mf.xc = 'MS2'") as caught:
         taufree.deorbitalize(KOHN_SHAM[kind](water_molecule("sto-3g"), xc=xc), smooth)
     assert "\n" not in str(caught.value)
+
+
+def test_elements_beyond_training_get_a_warning() -> None:
+    """Water by a model that knows hydrogen only; ghosts are no elements."""
+    functional = random_functional()
+    mf = dft.RKS(water_molecule())
+    taufree.deorbitalize(mf, functional)  # nothing known of its training: nothing said
+    functional.elements = frozenset({"H"})
+    with pytest.warns(DomainWarning, match="not trained on O: "):
+        taufree.deorbitalize(mf, functional)
+    mol = gto.M(atom="H 0 0 0; H 0 0 1; ghost-O 0 1 0", basis="sto-3g", verbose=0)
+    taufree.deorbitalize(dft.RKS(mol), functional)
 
 
 def test_nonlocal_correlation_is_refused(smooth: Functional) -> None:

@@ -54,6 +54,13 @@ def test_the_card_tells_where_the_weights_come_from(saved: Path) -> None:
     assert card["sha256"] == hashlib.sha256(saved.read_bytes()).hexdigest()
 
 
+def test_elements_travel_with_the_weights(network: Network, tmp_path: Path) -> None:
+    path = tmp_path / "trained.safetensors"
+    save_model(path, network, {"elements": ["H", "O"]})
+    functional = load_model(path)
+    assert functional.elements == functional.double().elements == {"H", "O"}
+
+
 def test_safetensors_opens_it_without_taufree(network: Network, saved: Path) -> None:
     assert load_file(saved).keys() == network.state_dict().keys()
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from ase.data import atomic_numbers
 from rich.markup import escape
 from rich.table import Table
 
@@ -26,6 +28,13 @@ def summary(entries: Mapping[str, Entry]) -> dict[str, Any]:
         "kinds": {kind: {split: counts[kind, split] for split in SPLITS} for kind in kinds},
         "failed": {e.name: e.reason for e in entries.values() if e.status == "failed"},
     }
+
+
+def elements(entries: Mapping[str, Entry], split: Split) -> list[str]:
+    """Symbols of the elements in the finished systems of a split, by atomic number."""
+    formulas = (e.formula for e in entries.values() if e.status == "done")
+    found = {s for f in formulas if split_of(f) == split for s in re.findall("[A-Z][a-z]?", f)}
+    return sorted(found, key=atomic_numbers.__getitem__)
 
 
 def table(result: dict[str, Any]) -> Table:

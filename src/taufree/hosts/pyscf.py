@@ -15,6 +15,7 @@ from torch import Tensor
 
 from taufree.errors import UnsupportedError, UserError
 from taufree.functional import RHO_THRESHOLD, Functional, Geometry
+from taufree.hosts.domain import warn_unseen
 from taufree.hosts.mean_field import layered, undressed
 from taufree.model.storage import load_model
 
@@ -65,6 +66,7 @@ def deorbitalize(mf: KS, model: str | Functional = "ms2", potential: str = "ks")
         raise UnsupportedError("Call deorbitalize() first, then newton() on what it returns.")
     bare = undressed(mf)
     new = bare.view(layered(type(bare)))
+    warn_unseen(functional, mf.mol)
     new.xc = functional.parent.xc
     new._numint = DeorbitalizedNumInt(functional)
     new.converged = False

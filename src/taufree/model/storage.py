@@ -24,7 +24,8 @@ FORMAT = 1
 def save_model(path: Path, network: Network, card: dict[str, Any]) -> None:
     """Write ``path`` (.safetensors) and the JSON beside it, each whole or not at all.
 
-    ``card`` is what the model says of itself: data checksum, training commit, command, metrics.
+    ``card`` is what the model says of itself: data checksum, training commit, command, metrics,
+    and the ``elements`` of its training data, beyond which a run warns.
     """
     blob = save({k: v.detach().float().contiguous() for k, v in network.state_dict().items()})
     text = json.dumps(
@@ -79,7 +80,7 @@ def load_model(name_or_path: str | Path) -> Functional:
             f"{path} was made for another architecture or version of taufree; retrain or "
             f"install the version that made it ({type(error).__name__})."
         ) from error
-    return Functional(network, name=path.stem)
+    return Functional(network, path.stem, card.get("elements", ()))
 
 
 def read_card(path: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from taufree.console import stderr
 from taufree.data.splits import Split
 from taufree.data.store import iter_records, manifest_checksum, read_manifest
+from taufree.data.summary import elements
 from taufree.errors import UserError
 from taufree.model.network import Network
 from taufree.model.storage import load_model, save_model
@@ -199,11 +200,13 @@ def _card(config: TrainingConfig, path: Path, errors: dict[str, float]) -> dict[
     git = ["git", "describe", "--always", "--dirty"]
     folder = Path(__file__).parent
     commit = subprocess.run(git, capture_output=True, text=True, check=False, cwd=folder)
+    entries = read_manifest(config.data)
     return {
         "command": f"taufree train {path}",
         "training": config.model_dump(mode="json", exclude={"model"}),
         "commit": commit.stdout.strip() or "unknown",
-        "data": manifest_checksum(read_manifest(config.data)),
+        "data": manifest_checksum(entries),
+        "elements": elements(entries, "train"),
         "date": time.strftime("%Y-%m-%d"),
         "metrics": {"validation": errors},
     }
