@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from pyscf import dft, scf
-from pyscf.dft import libxc, numint
+from pyscf.dft import numint
 from pyscf.gto.eval_gto import BLKSIZE
+from pyscf.pbc.gto import Cell
 from torch import Tensor
 
 from taufree.errors import UnsupportedError, UserError
-from taufree.functional import RHO_THRESHOLD, Functional, Geometry
+from taufree.functional import Functional
+from taufree.hosts import pbc
 from taufree.hosts.domain import warn_unseen
+from taufree.hosts.exchange_correlation import ExchangeCorrelation, nuclei, same_xc
+from taufree.hosts.integrator import Deorbitalizing
 from taufree.hosts.mean_field import layered, undressed
 from taufree.model.storage import load_model
 
 KS = TypeVar("KS", bound=dft.rks.KohnShamDFT)
 
-PRECISE_BELOW = 1e-5
-"""Change of E_xc between calls (Ha) from which on the network runs in float64: the rounding of
-float32, some 1e-8 Ha, would keep an SCF from reaching PySCF's default ``conv_tol``."""
 AO_BLOCK = 100 * BLKSIZE
 """Grid points whose AO values are contracted together."""
 
@@ -56,10 +57,11 @@ def deorbitalize(mf: KS, model: str | Functional = "ms2", potential: str = "ks")
         raise UnsupportedError(
             f"deorbitalize() takes a Kohn-Sham object such as dft.RKS(mol), not {type(mf)}."
         )
-    if not isinstance(mf, scf.hf.RHF | scf.uhf.UHF):  # neither periodic nor two-component
+    periodic = isinstance(mf.mol, Cell)
+    if not (pbc.is_supported(mf) if periodic else isinstance(mf, scf.hf.RHF | scf.uhf.UHF)):
         raise UnsupportedError(
-            f"{type(mf).__name__} objects cannot be deorbitalized; "
-            "use dft.RKS(mol) or dft.UKS(mol)."
+            f"{type(mf).__name__} objects cannot be deorbitalized; use dft.RKS(mol) or "
+            "dft.UKS(mol), for crystals pbc.dft.KRKS(cell, kpts) or pbc.dft.KUKS(cell, kpts)."
         )
     _check_functional(mf, functional)
     if hasattr(mf, "_scf"):
@@ -68,7 +70,7 @@ def deorbitalize(mf: KS, model: str | Functional = "ms2", potential: str = "ks")
     new = bare.view(layered(type(bare)))
     warn_unseen(functional, mf.mol)
     new.xc = functional.parent.xc
-    new._numint = DeorbitalizedNumInt(functional)
+    new._numint = pbc.integrator(mf, functional) if periodic else DeorbitalizedNumInt(functional)
     new.converged = False
     return new
 
@@ -77,21 +79,14 @@ def _check_functional(mf: Any, functional: Functional) -> None:
     parent = functional.parent
     default = dft.RKS(mf.mol).xc
     named = "".join(mf.xc.upper().split())
-    if mf.nlc or (named != default.replace(" ", "") and not _same_xc(named, parent.xc)):
+    if mf.nlc or (named != default.replace(" ", "") and not same_xc(named, parent.xc)):
         raise UserError(
             f"This object asks for xc={mf.xc!r} nlc={mf.nlc!r}, but the model stands for "
             f"{parent.xc}: leave xc unset or set mf.xc = {parent.xc!r}."
         )
 
 
-def _same_xc(first: str, second: str) -> bool:
-    try:
-        return bool(libxc.parse_xc(first) == libxc.parse_xc(second))
-    except (KeyError, ValueError):
-        return False
-
-
-class DeorbitalizedNumInt(numint.NumInt):
+class DeorbitalizedNumInt(Deorbitalizing, numint.NumInt):
     """PySCF's numerical integrator with the surrogate in place of libxc's exchange.
 
     `nr_rks` and `nr_uks` keep PySCF's signature and meaning. A non-local functional needs the
@@ -150,11 +145,7 @@ class DeorbitalizedNumInt(numint.NumInt):
         max_memory: float,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Electrons (n_spin, n_set), energies (n_set,), matrices (n_spin, n_set, nao, nao)."""
-        if not _same_xc(xc_code, self.functional.parent.xc):
-            raise UserError(
-                f"xc was changed to {xc_code!r} on a deorbitalized object, which stands for "
-                f"{self.functional.parent.xc}: make a new object for another functional."
-            )
+        self.check(xc_code)
         if grids.coords is None:
             grids.build(with_non0tab=True)
         if self._cache is None or not self._cache.serves(mol, grids):
@@ -165,8 +156,8 @@ class DeorbitalizedNumInt(numint.NumInt):
         nelec = rho[:, :, 0] @ grids.weights
         exc = np.empty(rho.shape[1])
         for i in range(rho.shape[1]):
-            exc[i], rho[:, i] = self._exchange_correlation(rho[:, i], cache)
-        cache.refine(exc[-1])
+            exc[i], rho[:, i] = cache.xc(rho[:, i])
+        cache.xc.refine(exc[-1])
         return nelec, exc, self._potential_matrix(cache, rho)
 
     def _density(self, cache: _GridCache, channels: list[np.ndarray], hermi: int) -> np.ndarray:
@@ -182,29 +173,6 @@ class DeorbitalizedNumInt(numint.NumInt):
                         make_rho(i, ao, mask, "GGA") if phi is None else _orbital_density(ao, phi)
                     )
         return rho
-
-    def _exchange_correlation(self, rho: np.ndarray, cache: _GridCache) -> tuple[float, np.ndarray]:
-        """E_xc and its derivatives with respect to ρ and ∇ρ at each point, weights included.
-
-        ``rho`` and the derivatives are (n_spin, 4, n_points). Exchange by spin scaling: half the
-        unpolarized energy of twice each spin density.
-        """
-        n_spin, weights = len(rho), cache.grids.weights
-        exc, vxc = libxc_eff(self.functional.parent.correlation, rho)
-        energy = float((rho[:, 0].sum(0) * exc) @ weights)
-        derivative = vxc * weights
-        density = torch.from_numpy(n_spin * rho)
-        points, geometry = cache.geometry(density[:, 0])
-        functional, device = cache.functional, self.functional.device
-        w = torch.from_numpy(weights)[points].to(device)
-        for s in range(n_spin):
-            rho_s = density[s, 0, points].to(device)
-            grad_rho = density[s, 1:, points].T.to(device)
-            part = functional.potential(rho_s, grad_rho, w, geometry)
-            energy += float(part.exc @ w) / n_spin
-            derivative[s, 0, points] += part.vrho.cpu().numpy()
-            derivative[s, 1:, points] += part.vgrad.cpu().numpy()
-        return energy, derivative
 
     def _potential_matrix(self, cache: _GridCache, wv: np.ndarray) -> np.ndarray:
         """V_μν from derivatives (n_spin, n_set, 4, n_points), contracted like any GGA."""
@@ -228,38 +196,6 @@ class DeorbitalizedNumInt(numint.NumInt):
                     )
         return vmat + vmat.swapaxes(-1, -2)
 
-    def _xc_type(self, xc_code: str) -> str:
-        return "GGA"  # what the potential looks like from outside: no τ
-
-    def _refuse(self, *args: Any, **kwargs: Any) -> NoReturn:
-        raise UnsupportedError(
-            "This needs local or second derivatives of the functional, which a deorbitalized "
-            "object does not offer; run it with the parent, dft.RKS(mol, xc="
-            f"{self.functional.parent.xc!r})."
-        )
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_cache": None}
-
-    def reset(self, mol: Any = None) -> DeorbitalizedNumInt:
-        """Forget AO values and neighbour lists; PySCF's periodic objects call this."""
-        self._cache = None
-        return self
-
-    eval_xc = eval_xc1 = eval_xc_eff = _refuse
-    nr_rks_fxc = nr_uks_fxc = nr_rks_fxc_st = nr_fxc = get_fxc = _refuse
-    cache_xc_kernel = cache_xc_kernel1 = nr_nlc_vxc = _refuse
-
-
-def libxc_eff(xc_code: str, rho: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Energy per electron and derivatives of a libxc functional; rho (n_spin, 4, n_points)."""
-    plain = numint.NumInt()
-    if len(rho) == 1:
-        exc, vxc = plain.eval_xc_eff(xc_code, rho[0], deriv=1, xctype="GGA", spin=0)[:2]
-        return exc, vxc[None]
-    exc, vxc = plain.eval_xc_eff(xc_code, rho, deriv=1, xctype="GGA", spin=1)[:2]
-    return exc, vxc
-
 
 def _occupied(dm: Any) -> Tensor | None:
     """√n_i φ_i of a single density matrix that PySCF tagged with its orbitals, (nao, n_occ)."""
@@ -282,26 +218,16 @@ class _GridCache:
 
     def __init__(self, ni: DeorbitalizedNumInt, mol: Any, grids: Any, max_memory: float) -> None:
         self.ni, self.mol, self.grids = ni, mol, grids
-        self.functional = ni.functional
-        self._last_energy = np.inf
-        self._coords = grids.coords
+        self.xc = ExchangeCorrelation(ni.functional, grids.coords, grids.weights, nuclei(mol))
         self._env = mol._env.copy()
-        self._geometry: tuple[Tensor, Geometry] | None = None
         block = 4 * mol.nao * AO_BLOCK * 8e-6
         self._n_kept = int(0.8 * max_memory // block)
         self._kept: list[Any] = []
 
     def serves(self, mol: Any, grids: Any) -> bool:
         return (
-            mol is self.mol and grids.coords is self._coords and np.array_equal(mol._env, self._env)
+            mol is self.mol and grids.coords is self.xc.coords and np.array_equal(mol._env, self._env)
         )
-
-    def refine(self, energy: float) -> None:
-        """Go over to float64 when an SCF comes near its end."""
-        near = 0 < abs(energy - self._last_energy) < PRECISE_BELOW  # not the same density again
-        if near and self.functional.dtype != torch.float64:
-            self.functional = self.functional.double()
-        self._last_energy = energy
 
     def ao_blocks(self) -> Iterator[tuple[slice, np.ndarray, np.ndarray | None]]:
         """Points, AO values and gradients (4, n_block, nao), PySCF's screening mask."""
@@ -320,21 +246,3 @@ class _GridCache:
             if i < self._n_kept:
                 self._kept.append((points, ao, mask))
             yield points, ao, mask
-
-    def geometry(self, rho: Tensor) -> tuple[Tensor, Geometry]:
-        """Points that carry density, and their geometry; rho (n_spin, n_points)."""
-        density = rho.amax(0)
-        if self._geometry is not None:
-            left_out = density > RHO_THRESHOLD
-            left_out[self._geometry[0]] = False
-            if left_out.any():
-                self._geometry = None
-        if self._geometry is None:
-            # a margin, so that the same points serve all cycles
-            points = (density > RHO_THRESHOLD / 100).nonzero().squeeze(1)
-            functional = self.ni.functional
-            coords = torch.from_numpy(self.grids.coords)[points].to(functional.device)
-            centers = torch.from_numpy(self.mol.atom_coords()).to(functional.device)
-            geometry = functional.geometry(coords, centers)
-            self._geometry = points, geometry
-        return self._geometry

@@ -1,0 +1,116 @@
+"""E_xc of densities on one grid: the surrogate's exchange, and the parent's own correlation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from pyscf.dft import libxc, numint
+from torch import Tensor
+
+from taufree.functional import RHO_THRESHOLD, Functional, Geometry
+
+PRECISE_BELOW = 1e-5
+"""Change of E_xc between calls (Ha) from which on the network runs in float64: the rounding of
+float32, some 1e-8 Ha, would keep an SCF from reaching PySCF's default ``conv_tol``."""
+
+
+class ExchangeCorrelation:
+    """E_xc and its derivatives on one grid; keeps neighbour lists, and the precision, for an SCF.
+
+    Parameters
+    ----------
+    functional : Functional
+    coords, weights : (n_points, 3), (n_points,)
+    centers : (n_centers, 3)
+        See `nuclei`.
+    lattice : (n_periodic, 3), optional
+        The cell vectors along which the system repeats.
+    """
+
+    def __init__(
+        self,
+        functional: Functional,
+        coords: np.ndarray,
+        weights: np.ndarray,
+        centers: np.ndarray,
+        lattice: np.ndarray | None = None,
+    ) -> None:
+        self.functional = functional
+        self.coords, self.weights = coords, weights
+        self.centers, self.lattice = centers, lattice
+        self._geometry: tuple[Tensor, Geometry] | None = None
+        self._last_energy = np.inf
+
+    def __call__(self, rho: np.ndarray) -> tuple[float, np.ndarray]:
+        """E_xc and its derivatives with respect to ρ and ∇ρ at each point, weights included.
+
+        ``rho`` and the derivatives are (n_spin, 4, n_points). Exchange by spin scaling: half the
+        unpolarized energy of twice each spin density.
+        """
+        n_spin = len(rho)
+        exc, vxc = libxc_eff(self.functional.parent.correlation, rho)
+        energy = float((rho[:, 0].sum(0) * exc) @ self.weights)
+        derivative = vxc * self.weights
+        density = torch.from_numpy(n_spin * rho)
+        points, geometry = self.geometry(density[:, 0])
+        device = self.functional.device
+        w = torch.from_numpy(self.weights)[points].to(device)
+        for s in range(n_spin):
+            rho_s = density[s, 0, points].to(device)
+            grad_rho = density[s, 1:, points].T.to(device)
+            part = self.functional.potential(rho_s, grad_rho, w, geometry)
+            energy += float(part.exc @ w) / n_spin
+            derivative[s, 0, points] += part.vrho.cpu().numpy()
+            derivative[s, 1:, points] += part.vgrad.cpu().numpy()
+        return energy, derivative
+
+    def geometry(self, rho: Tensor) -> tuple[Tensor, Geometry]:
+        """Points that carry density, and their geometry; rho (n_spin, n_points)."""
+        density = rho.amax(0)
+        if self._geometry is not None:
+            left_out = density > RHO_THRESHOLD
+            left_out[self._geometry[0]] = False
+            if left_out.any():
+                self._geometry = None
+        if self._geometry is None:
+            # a margin, so that the same points serve all cycles
+            points = (density > RHO_THRESHOLD / 100).nonzero().squeeze(1)
+            device = self.functional.device
+            coords = torch.from_numpy(self.coords)[points].to(device)
+            centers = torch.from_numpy(self.centers).to(device)
+            lattice = None if self.lattice is None else torch.from_numpy(self.lattice).to(device)
+            self._geometry = points, self.functional.geometry(coords, centers, lattice)
+        return self._geometry
+
+    def refine(self, energy: float) -> None:
+        """Go over to float64 when an SCF comes near its end."""
+        near = 0 < abs(energy - self._last_energy) < PRECISE_BELOW  # not the same density again
+        if near and self.functional.dtype != torch.float64:
+            self.functional = self.functional.double()
+        self._last_energy = energy
+
+
+def nuclei(mol: Any) -> np.ndarray:
+    """Where tokens sit, (n_centers, 3): all atoms but ghosts, which bring basis functions only."""
+    centers: np.ndarray = mol.atom_coords()[mol.atom_charges() > 0]
+    return centers
+
+
+def libxc_eff(xc_code: str, rho: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Energy per electron and derivatives of a libxc functional; rho (n_spin, 4, n_points)."""
+    plain = numint.NumInt()
+    if len(rho) == 1:
+        exc, vxc = plain.eval_xc_eff(xc_code, rho[0], deriv=1, xctype="GGA", spin=0)[:2]
+        return exc, vxc[None]
+    exc, vxc = plain.eval_xc_eff(xc_code, rho, deriv=1, xctype="GGA", spin=1)[:2]
+    return exc, vxc
+
+
+def same_xc(first: str, second: str) -> bool:
+    """Whether two names stand for one functional of libxc."""
+    try:
+        return bool(libxc.parse_xc(first) == libxc.parse_xc(second))
+    except (KeyError, ValueError):
+        return False
