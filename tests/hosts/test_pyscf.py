@@ -276,9 +276,9 @@ def test_second_build_reuses_what_depends_on_geometry(rough: Functional, water_d
     mf = kohn_sham(rough, water_molecule())
     ni = mf._numint
     e, v = ni.nr_rks(mf.mol, mf.grids, mf.xc, water_dm)[1:]
-    cache, geometry = ni._cache, ni._cache._geometry
+    cache, geometry = ni._cache, ni._cache.xc._geometry
     e2, v2 = ni.nr_rks(mf.mol, mf.grids, mf.xc, water_dm)[1:]
-    assert ni._cache is cache and cache._geometry is geometry
+    assert ni._cache is cache and cache.xc._geometry is geometry
     assert e2 == e and (v2 == v).all()
 
 
@@ -291,10 +291,10 @@ def test_density_that_spreads_is_still_seen(rough: Functional, water_dm: Array) 
     compact = np.zeros_like(s)
     compact[0, 0] = 2.0
     mf._numint.nr_rks(mol, mf.grids, mf.xc, compact)
-    few = len(mf._numint._cache._geometry[0])
+    few = len(mf._numint._cache.xc._geometry[0])
     spread = core @ core.T
     e = mf._numint.nr_rks(mol, mf.grids, mf.xc, spread)[1]
-    assert len(mf._numint._cache._geometry[0]) > few
+    assert len(mf._numint._cache.xc._geometry[0]) > few
     fresh = kohn_sham(rough, mol)
     exact = fresh._numint.nr_rks(mol, fresh.grids, fresh.xc, spread)[1]
     assert e == pytest.approx(exact, abs=SAME_INTEGRAL)

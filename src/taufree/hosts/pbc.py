@@ -107,8 +107,8 @@ class DeorbitalizedKNumInt(_Periodic, numint.KNumInt):
         verbose: Any = None,
     ) -> tuple[Any, Any, np.ndarray]:
         """Electrons, E_xc and V_xc (n_k, nao, nao) of density matrices of that shape."""
-        kpts, (dms,) = _unfolded(kpts, [dms])
-        sets = np.reshape(dms, (1, -1, len(kpts), *np.shape(dms)[-2:]))
+        kpts, channels = _unfolded(kpts, [dms])
+        sets = np.reshape(channels, (1, -1, len(kpts), *np.shape(channels)[-2:]))
         n, e, v = self._integrate(cell, grids, xc_code, sets, kpts, kpts_band, max_memory)
         return (n[0, 0], e[0], v[0, 0]) if len(e) == 1 else (n[0], e, v[0])
 
@@ -126,8 +126,8 @@ class DeorbitalizedKNumInt(_Periodic, numint.KNumInt):
         verbose: Any = None,
     ) -> tuple[Any, Any, np.ndarray]:
         """Electrons, E_xc and V_xc of spin-up and spin-down density matrices."""
-        kpts, dms = _unfolded(kpts, dms)
-        sets = np.reshape(dms, (2, -1, len(kpts), *np.shape(dms)[-2:]))
+        kpts, channels = _unfolded(kpts, dms)
+        sets = np.reshape(channels, (2, -1, len(kpts), *np.shape(channels)[-2:]))
         n, e, v = self._integrate(cell, grids, xc_code, sets, kpts, kpts_band, max_memory)
         return (n[:, 0], e[0], v[:, 0]) if len(e) == 1 else (n, e, v)
 
@@ -149,8 +149,8 @@ class DeorbitalizedNumInt(_Periodic, numint.NumInt):
         verbose: Any = None,
     ) -> tuple[Any, Any, np.ndarray]:
         """Electrons, E_xc and V_xc (nao, nao) of one or several density matrices."""
-        kpts, (dms,) = _unfolded(kpt, [dms])
-        sets = np.reshape(dms, (1, -1, 1, *np.shape(dms)[-2:]))
+        kpts, channels = _unfolded(kpt, [dms])
+        sets = np.reshape(channels, (1, -1, 1, *np.shape(channels)[-2:]))
         n, e, v = self._integrate(cell, grids, xc_code, sets, kpts, kpts_band, max_memory)
         v = v[:, :, 0] if kpts_band is None else v
         return (n[0, 0], e[0], v[0, 0]) if len(e) == 1 else (n[0], e, v[0])
@@ -169,8 +169,8 @@ class DeorbitalizedNumInt(_Periodic, numint.NumInt):
         verbose: Any = None,
     ) -> tuple[Any, Any, np.ndarray]:
         """Electrons, E_xc and V_xc of spin-up and spin-down density matrices."""
-        kpts, dms = _unfolded(kpt, dms)
-        sets = np.reshape(dms, (2, -1, 1, *np.shape(dms)[-2:]))
+        kpts, channels = _unfolded(kpt, dms)
+        sets = np.reshape(channels, (2, -1, 1, *np.shape(channels)[-2:]))
         n, e, v = self._integrate(cell, grids, xc_code, sets, kpts, kpts_band, max_memory)
         v = v[:, :, 0] if kpts_band is None else v
         return (n[:, 0], e[0], v[:, 0]) if len(e) == 1 else (n, e, v)
@@ -250,7 +250,7 @@ class _GridCache:
             and all(map(np.array_equal, _state(cell, grids), self._state))
         )
 
-    def blocks(self) -> Iterator[tuple[slice, list[Tensor]]]:
+    def ao_blocks(self) -> Iterator[tuple[slice, list[Tensor]]]:
         """Points, and real functions f with gradients, (4, nao or 2 nao, n_block) of each set."""
         kpts = np.array([s.kpt for s in self.sets])
         n_points = len(self.xc.weights)
@@ -272,7 +272,7 @@ class _GridCache:
         flat = dms.reshape(-1, *dms.shape[2:]) / len(self.kpts)
         m = [[_real_form(s, dm) for s in self.sets] for dm in flat]
         rho = torch.zeros(len(flat), 4, len(self.xc.weights), dtype=torch.float64)
-        for points, functions in self.blocks():
+        for points, functions in self.ao_blocks():
             for d in range(len(flat)):
                 for f, matrix in zip(functions, m[d], strict=True):
                     if matrix is not None:
@@ -289,7 +289,7 @@ class _GridCache:
             torch.zeros(len(wv), n, n, dtype=torch.float64)
             for n in (nao if s.real else 2 * nao for s in self.sets)
         ]
-        for points, functions in self.blocks():
+        for points, functions in self.ao_blocks():
             for d, s in np.ndindex(len(wv), len(self.sets)):
                 if self.sets[s].potential:
                     f = functions[s]

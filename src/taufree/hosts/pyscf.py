@@ -226,7 +226,9 @@ class _GridCache:
 
     def serves(self, mol: Any, grids: Any) -> bool:
         return (
-            mol is self.mol and grids.coords is self.xc.coords and np.array_equal(mol._env, self._env)
+            mol is self.mol
+            and grids.coords is self.xc.coords
+            and np.array_equal(mol._env, self._env)
         )
 
     def ao_blocks(self) -> Iterator[tuple[slice, np.ndarray, np.ndarray | None]]:

@@ -18,6 +18,7 @@ STAGES: dict[str, dict[str, str]] = {
     "ao_blocks": {"": "AO values"},
     "geometry": {"": "neighbour lists, features"},
     "_density": {"": "density"},
+    "density": {"": "density"},
     "libxc_eff": {"": "correlation"},
     "features": {"": "features anew"},
     "potential": {
@@ -30,8 +31,9 @@ STAGES: dict[str, dict[str, str]] = {
         "scatter(d_seen": "spread to the points",
         "": "local algebra",
     },
-    "_exchange_correlation": {"": "copies"},
+    "__call__": {"": "copies"},
     "_potential_matrix": {"": "matrix contraction"},
+    "potential_matrix": {"": "matrix contraction"},
 }
 """Stages of `taufree.functional.Functional.potential` and of its host, PySCF."""
 
