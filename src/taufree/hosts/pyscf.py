@@ -34,7 +34,7 @@ def deorbitalize(mf: KS, model: str | Functional = "ms2", potential: str = "ks")
 
     Parameters
     ----------
-    mf : RKS, UKS or ROKS, density-fitted or not
+    mf : RKS, UKS or ROKS, density-fitted or not; for crystals KRKS, KUKS and the like
         Its ``xc`` is left at PySCF's default or names the model's parent; it is not changed.
     model : str or Functional
         Name of a bundled model, a path to a ``.safetensors`` file, or a loaded functional.
