@@ -11,7 +11,7 @@ from torch import Tensor
 
 from taufree.model.attention import Bonds, bonds_between
 from taufree.model.network import Network, local_inputs, token_values
-from taufree.model.tokens import TokenMap
+from taufree.model.tokens import TokenMap, images
 from taufree.physics.descriptors import (
     contracted_gradient,
     lda_exchange,
@@ -84,7 +84,8 @@ class Functional:
         lattice : Tensor, (3, 3), or None
         """
         config = self.network.config
-        token_map = TokenMap(config, coords, centers, lattice)
+        visible = images(centers, lattice, coords, config.cutoff)
+        token_map = TokenMap(config, coords, len(centers), *visible)
         return Geometry(token_map, bonds_between(centers, lattice, config.cutoff))
 
     def energy_density(
@@ -119,7 +120,8 @@ class Functional:
         seen = token_map.to_tokens(values.to(self.dtype)).requires_grad_()
         with torch.enable_grad():
             answers = network.answers(seen, geometry.bonds)
-        z, d_z = answers.detach(), torch.zeros_like(answers, dtype=torch.float64)
+        z, y = (x.detach() for x in answers)
+        d_z, d_y = (torch.zeros_like(x, dtype=torch.float64) for x in answers)
 
         exc, alpha, vrho = (torch.empty_like(rho) for _ in range(3))
         vgrad = torch.empty_like(grad_rho)
@@ -127,7 +129,7 @@ class Functional:
         for points, tiles in token_map.blocks():
             with torch.enable_grad():
                 n, g = leaf(rho[points]), leaf(grad_rho[points])
-                f = leaf(token_map.scatter(z, tiles))
+                f = leaf(token_map.scatter(z, y, tiles))
                 p = reduced_gradient_squared(n, contracted_gradient(g))
                 a, gate = network.head(local_inputs(n, g).to(self.dtype), f)
                 e = held[points] * lda_exchange(n) * parent.enhancement(p, a.double())
@@ -135,14 +137,17 @@ class Functional:
             exc[points], alpha[points] = e.detach(), a.detach().double()
             gates[points] = gate.detach()
             vrho[points], vgrad[points] = d_n, d_g
-            d_z += token_map.gather(d_f, tiles)
+            share_z, share_y = token_map.gather(d_f, network.config.n_directed, tiles)
+            d_z += share_z
+            d_y += share_y
 
-        (d_seen,) = torch.autograd.grad(answers, seen, d_z.to(answers.dtype))
+        (d_seen,) = torch.autograd.grad(answers, seen, (d_z.to(self.dtype), d_y.to(self.dtype)))
+        no_tensors = token_map.no_tensors(d_seen)
         for points, tiles in token_map.blocks():
             with torch.enable_grad():
                 n, g = leaf(rho[points]), leaf(grad_rho[points])
                 v = token_values(local_inputs(n, g), weights[points] * n * held[points])
-                d_v = token_map.scatter(d_seen, tiles).double()
+                d_v = token_map.scatter(d_seen, no_tensors, tiles).double()
                 d_n, d_g = torch.autograd.grad(v, (n, g), d_v)
             vrho[points] += d_n
             vgrad[points] += d_g

@@ -55,8 +55,25 @@ def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(TokenMap, "_compiled", request.param == "compiled")
 
 
-def token_map(coords: Tensor, centers: Tensor, *lattice: Tensor) -> TokenMap:
-    return TokenMap(CONFIG, coords, centers, *lattice)
+def token_map(
+    coords: Tensor, centers: Tensor, lattice: Tensor | None = None, config: ModelConfig = CONFIG
+) -> TokenMap:
+    visible = images(centers, lattice, coords, config.cutoff)
+    return TokenMap(config, coords, len(centers), *visible)
+
+
+def read(phi: Tensor, z: Tensor, y: Tensor, config: ModelConfig = CONFIG) -> Tensor:
+    """What points read, from a dense Φ; z and y of every position."""
+    n0, n1, n2 = config.n_radial
+    first, second = phi[..., n0:].split((3 * n1, 5 * n2), -1)
+    return torch.cat(
+        [
+            torch.einsum("iaf,afk->ik", phi, z),
+            torch.einsum("ianm,ank->imk", first.unflatten(-1, (n1, 3)), y[:, :n1]).flatten(1),
+            torch.einsum("ianm,ank->imk", second.unflatten(-1, (n2, 5)), y[:, n1:]).flatten(1),
+        ],
+        1,
+    )
 
 
 def assert_close(a: Tensor, b: Tensor) -> None:
@@ -108,11 +125,13 @@ def test_features_vanish_at_the_cutoff_with_two_derivatives() -> None:
 
 
 def test_maps_are_transposes(scene: tuple[Tensor, Tensor], generator: torch.Generator) -> None:
-    """⟨x, Φz⟩ = ⟨Φᵀx, z⟩."""
+    """⟨x, Φ(z, y)⟩ = ⟨Φᵀx, (z, y)⟩."""
     m = token_map(*scene)
-    x, z = random(generator, 1300, 4), random(generator, 5, CONFIG.n_features, 4)
-    there, back = (x * m.to_points(z)).sum(), (m.to_tokens(x) * z).sum()
-    torch.testing.assert_close(there, back, rtol=SUM_ROUNDING, atol=0)
+    x, z = random(generator, 1300, 4 + 8 * 3), random(generator, 5, CONFIG.n_features, 4)
+    y = random(generator, 5, CONFIG.n_tensor_features, 3)
+    there = (x * m.to_points(z, y)).sum()
+    c, d = map(sum, zip(*(m.gather(x[i], 3, tiles) for i, tiles in m.blocks()), strict=True))
+    torch.testing.assert_close(there, (c * z).sum() + (d * y).sum(), rtol=SUM_ROUNDING, atol=0)
 
 
 def test_maps_equal_a_dense_matrix(
@@ -185,8 +204,8 @@ def test_tiles_are_compact(generator: torch.Generator) -> None:
 @pytest.mark.parametrize("crystal", [False, True], ids=["molecule", "crystal"])
 @pytest.mark.parametrize(
     "config",
-    [{}, {"n_radial": (5, 4, 3)}, {"n_radial": (4, 2)}, {"n_radial": (14, 1, 1), "cutoff": 9.0}],
-    ids=["default", "few", "no l = 2", "sharp"],
+    [{}, {"n_radial": (5, 4, 3)}, {"n_radial": (4, 2, 1)}, {"n_radial": (14, 1, 1), "cutoff": 9.0}],
+    ids=["default", "few", "fewest", "sharp"],
 )
 def test_any_sizes_and_precision(
     scene: tuple[Tensor, Tensor],
@@ -204,14 +223,16 @@ def test_any_sizes_and_precision(
         coords, centers = coords[:150] / 4, centers[:2]
         owner, positions = images(centers, lattice, coords, sizes.cutoff)
     phi = dense(coords, positions, sizes)
-    m = TokenMap(sizes, coords, centers, lattice)
+    m = token_map(coords, centers, lattice, sizes)
     tolerance = SUM_ROUNDING if dtype == torch.float64 else SUM_ROUNDING_SINGLE
     for n in (1, 2, 5, 24):
         x = random(generator, len(coords), n)
         z = random(generator, len(centers), sizes.n_features, n)
         c = z.new_zeros(z.shape).index_add_(0, owner, torch.einsum("iaf,iv->afv", phi, x))
-        f = torch.einsum("iaf,afk->ik", phi, z[owner])
-        for ours, exact in ((m.to_tokens(x.to(dtype)), c), (m.to_points(z.to(dtype)), f)):
+        y = random(generator, len(centers), sizes.n_tensor_features, n)
+        f = read(phi, z[owner], y[owner], sizes)
+        points = m.to_points(z.to(dtype), y.to(dtype))
+        for ours, exact in ((m.to_tokens(x.to(dtype)), c), (points, f)):
             assert ours.dtype == dtype
             assert (ours.double() - exact).abs().max() < tolerance * exact.abs().max()
 
@@ -281,11 +302,12 @@ def test_images_of_a_molecule_are_itself(generator: torch.Generator) -> None:
 
 def test_derivatives_to_second_order(generator: torch.Generator) -> None:
     sizes = ModelConfig(n_radial=(2, 1, 1))
-    m = TokenMap(sizes, random(generator, 4, 3), random(generator, 2, 3))
+    m = token_map(random(generator, 4, 3), random(generator, 2, 3), config=sizes)
     x = random(generator, 4, 2).requires_grad_()
     z = random(generator, 2, m.config.n_features, 2).requires_grad_()
-    for function, argument in ((m.to_tokens, x), (m.to_points, z)):
-        assert gradcheck(function, argument) and gradgradcheck(function, argument)
+    y = random(generator, 2, m.config.n_tensor_features, 2).requires_grad_()
+    for function, *arguments in ((m.to_tokens, x), (m.to_points, z), (m.to_points, z, y)):
+        assert gradcheck(function, arguments) and gradgradcheck(function, arguments)
     # a non-linear use, as in the energy
     assert gradgradcheck(lambda x: (m.to_points(m.to_tokens(x) ** 2) ** 2).sum(), x)
 

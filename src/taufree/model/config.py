@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+MAX_ARGUMENT = 9.0
+"""Largest a₀d_c²: the kernels' exponential series errs by 5e-12 of e⁻⁹ there."""
 
 
 class ModelConfig(BaseModel):
@@ -15,8 +18,8 @@ class ModelConfig(BaseModel):
     parent: Literal["ms2"] = "ms2"
     min_exponent: float = Field(0.1, gt=0)
     """Exponent of the broadest Gaussian; each further one is twice as sharp."""
-    n_radial: tuple[int, ...] = (12, 5, 4)
-    """Number of Gaussians for l = 0, 1, 2, counted from the broadest."""
+    n_radial: tuple[int, int, int] = (12, 5, 4)
+    """Number of Gaussians for l = 0, 1, 2, counted from the broadest; none has more than l = 0."""
     cutoff: float = Field(7.5, gt=0)
     """Beyond this distance a grid point and a token do not see each other."""
     n_mix: int = 8
@@ -26,7 +29,9 @@ class ModelConfig(BaseModel):
     n_layers: int = 2
     n_heads: int = 4
     n_read: int = 24
-    """Channels that a grid point reads back from the tokens."""
+    """Scalars that a grid point reads back from the tokens."""
+    n_directed: int = 8
+    """Tensors of each l ≥ 1 that it reads, to be seen along its ∇ρ."""
     n_experts: int = Field(6, ge=2)
     expert_width: int = 48
     expert_depth: int = Field(2, ge=1)
@@ -35,3 +40,16 @@ class ModelConfig(BaseModel):
     def n_features(self) -> int:
         """Features Φ_{n,lm} of one pair of grid point and token."""
         return sum(n * (2 * l + 1) for l, n in enumerate(self.n_radial))
+
+    @property
+    def n_tensor_features(self) -> int:
+        """Radial functions of l = 1 and 2."""
+        return sum(self.n_radial[1:])
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        if not self.n_radial[0] >= max(self.n_radial[1:]) or min(self.n_radial) < 1:
+            raise ValueError("n_radial needs at least 1 Gaussian of each l, most for l = 0")
+        if self.min_exponent * self.cutoff**2 > MAX_ARGUMENT:
+            raise ValueError(f"min_exponent · cutoff² may be at most {MAX_ARGUMENT}")
+        return self

@@ -115,17 +115,52 @@ def _add_inner(phi, x, c):  # type: ignore[no-untyped-def]
             c[n, v] += s0
 
 
+@numba.njit(fastmath=True)
+def _add_tensors(y, phi, n_radial, f):  # type: ignore[no-untyped-def]
+    """f[l, m, k] += Σ_n y[l, n, k] φ[n, l, m] for l = 1, 2; f (8 n_directed, TILE)."""
+    n_directed = y.shape[1]
+    feature, radial, row = n_radial[0], 0, 0
+    for l in (1, 2):
+        for n in range(n_radial[l]):
+            for m in range(2 * l + 1):
+                for k in range(n_directed):
+                    value, out = y[radial + n, k], row + m * n_directed + k
+                    for i in range(TILE):
+                        f[out, i] += value * phi[feature + m, i]
+            feature += 2 * l + 1
+        radial += n_radial[l]
+        row += (2 * l + 1) * n_directed
+
+
+@numba.njit(fastmath=True)
+def _add_tensor_inner(phi, x, n_radial, c):  # type: ignore[no-untyped-def]
+    """c[l, n, k] += Σ_m φ[n, l, m] x[l, m, k]: the transpose of `_add_tensors`."""
+    n_directed = c.shape[1]
+    feature, radial, row = n_radial[0], 0, 0
+    for l in (1, 2):
+        for n in range(n_radial[l]):
+            for k in range(n_directed):
+                s = phi.dtype.type(0.0)
+                for m in range(2 * l + 1):
+                    for i in range(TILE):
+                        s += phi[feature + m, i] * x[row + m * n_directed + k, i]
+                c[radial + n, k] += s
+            feature += 2 * l + 1
+        radial += n_radial[l]
+        row += (2 * l + 1) * n_directed
+
+
 def _signatures(*last: str) -> list[str]:
     """Compiled for these when first imported, and kept: no calculation waits for the compiler."""
     common = "(f8[:,:,::1], i8[::1], i8[::1], f8[:,::1], f8, UniTuple(i8, 3), "
     return [f"{common}{t}[:,::1], f8, {', '.join(last).format(t=t)})" for t in ("f4", "f8")]
 
 
-@numba.njit(_signatures("{t}[:,:,::1]"), parallel=True, fastmath=True, cache=True)
+@numba.njit(_signatures("{t}[:,:,::1]", "{t}[:,:,::1]"), parallel=True, fastmath=True, cache=True)
 def scatter(  # type: ignore[no-untyped-def]
-    points, pointer, token, position, a0, n_radial, scale, cutoff, z
+    points, pointer, token, position, a0, n_radial, scale, cutoff, z, y
 ):
-    """f = Φ z for some tiles.
+    """f = Φ (z, y) for some tiles.
 
     Parameters
     ----------
@@ -134,44 +169,50 @@ def scatter(  # type: ignore[no-untyped-def]
         Pairs ``pointer[t]:pointer[t + 1]`` of ``token`` and ``position`` belong to tile t.
     token : int64, (n_pairs,)
     position : float64, (n_pairs, 3)
-    z : float32 or float64, (n_tokens, n_features, n_channels)
+    z : float32 or float64, (n_tokens, n_features, n_scalars)
         Its precision is that of features and sums.
+    y : like z, (n_tokens, n_tensor_features, n_directed)
 
     Returns
     -------
-    (n_tiles, n_channels, TILE), of the type of z
+    (n_tiles, n_scalars + 8 n_directed, TILE), of the type of z
     """
-    n_tiles, (_, n_features, n_channels) = len(points), z.shape
+    n_tiles, (_, n_features, n_scalars) = len(points), z.shape
+    n_channels = n_scalars + 8 * y.shape[2]
     out = np.empty((n_tiles, n_channels, TILE), z.dtype)
     for tile in numba.prange(n_tiles):
         phi = np.empty((n_features, TILE), z.dtype)
         f = np.zeros((n_channels, TILE), z.dtype)
         for pair in range(pointer[tile], pointer[tile + 1]):
             _features(points[tile], position[pair], a0, n_radial, scale, cutoff, phi)
-            _add_product(z[token[pair]], phi, f)
+            _add_product(z[token[pair]], phi, f[:n_scalars])
+            _add_tensors(y[token[pair]], phi, n_radial, f[n_scalars:])
         out[tile] = f
     return out
 
 
-@numba.njit(_signatures("{t}[:,:,::1]", "i8"), parallel=True, fastmath=True, cache=True)
+@numba.njit(_signatures("{t}[:,:,::1]", "i8", "i8"), parallel=True, fastmath=True, cache=True)
 def gather(  # type: ignore[no-untyped-def]
-    points, pointer, token, position, a0, n_radial, scale, cutoff, x, n_tokens
+    points, pointer, token, position, a0, n_radial, scale, cutoff, x, n_directed, n_tokens
 ):
-    """c = Φᵀ x over some tiles; x (n_tiles, n_values, TILE), others as in `scatter`.
+    """Φᵀ x over some tiles; x (n_tiles, n_scalars + 8 n_directed, TILE), others as in `scatter`.
 
     Returns
     -------
-    float64, (n_tokens, n_features, n_values)
+    float64, (n_tokens, n_features, n_scalars) and (n_tokens, n_tensor_features, n_directed)
     """
-    n_tiles, n_values, _ = x.shape
+    n_tiles, n_scalars = len(x), x.shape[1] - 8 * n_directed
     n0, n1, n2 = n_radial
     n_features = n0 + 3 * n1 + 5 * n2
-    parts = np.zeros((CHUNKS, n_tokens, n_features, n_values), np.float64)
+    parts = np.zeros((CHUNKS, n_tokens, n_features, n_scalars), np.float64)
+    tensors = np.zeros((CHUNKS, n_tokens, n1 + n2, n_directed), np.float64)
     for chunk in numba.prange(CHUNKS):
         phi = np.empty((n_features, TILE), x.dtype)
         for tile in range(chunk * n_tiles // CHUNKS, (chunk + 1) * n_tiles // CHUNKS):
             values = x[tile]
             for pair in range(pointer[tile], pointer[tile + 1]):
                 _features(points[tile], position[pair], a0, n_radial, scale, cutoff, phi)
-                _add_inner(phi, values, parts[chunk, token[pair]])
-    return parts.sum(0)
+                _add_inner(phi, values[:n_scalars], parts[chunk, token[pair]])
+                part = tensors[chunk, token[pair]]
+                _add_tensor_inner(phi, values[n_scalars:], n_radial, part)
+    return parts.sum(0), tensors.sum(0)

@@ -10,13 +10,15 @@ from torch import Tensor, nn
 from taufree.model.attention import Bonds, EncoderLayer
 from taufree.model.config import ModelConfig
 from taufree.model.experts import Experts
-from taufree.model.tokens import TokenMap, gaussian_exponents
-from taufree.physics.descriptors import contracted_gradient, reduced_gradient_squared
+from taufree.model.tokens import TokenMap, gaussian_exponents, solid_harmonics, split_by_l
+from taufree.physics.descriptors import reduced_gradient
 
 ELECTRONS_TINY = 1e-3
 """Density (bohr⁻³) below which what a token sees fades out."""
 LOG_FLOOR = 1e-6
 """Density (bohr⁻³) below which the network no longer tells densities apart."""
+LARGE = 3.0
+"""Size of what a point reads above which it is damped: outside what was learned, bounded."""
 UNIFORM = math.log(math.e - 1)
 """softplus(UNIFORM) = 1"""
 
@@ -42,7 +44,8 @@ class Network(nn.Module):
             nn.Parameter(torch.randn(n, n_mix, n_read) / n) for n in higher
         )
         self.vector_gates = nn.Linear(width, len(higher) * n_mix * n_read)
-        self.experts = Experts(2 + n_read, config)
+        self.tensors = nn.Linear(width, config.n_tensor_features * config.n_directed)
+        self.experts = Experts(2 + n_read + 4 * config.n_directed, config)
 
     def read_density(self, c: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Invariants of what each token sees, and its tensors for l ≥ 1, of order one.
@@ -66,8 +69,8 @@ class Network(nn.Module):
             start = stop
         return torch.cat(invariants, 1), tensors
 
-    def answers(self, c: Tensor, bonds: Bonds) -> Tensor:
-        """What tokens offer to grid points, z (n_tokens, n_features, n_read)."""
+    def answers(self, c: Tensor, bonds: Bonds) -> tuple[Tensor, Tensor]:
+        """What tokens offer to grid points: z and y of `TokenMap.to_points`."""
         config = self.config
         invariants, tensors = self.read_density(c)
         x = self.embed(invariants)
@@ -80,16 +83,35 @@ class Network(nn.Module):
             mixed = self.mix[l] @ t  # (n_tokens, n_mix, 2l+1)
             out = torch.einsum("aqm,nqk,aqk->anmk", mixed, self.spread[l], gate[:, l])
             z.append(out.flatten(1, 2))
-        return torch.cat(z, 1)
+        y = self.tensors(x).unflatten(1, (config.n_tensor_features, config.n_directed))
+        return torch.cat(z, 1), y
 
-    def head(self, local: Tensor, read: Tensor) -> tuple[Tensor, Tensor]:
+    def inputs(self, local: Tensor, f: Tensor) -> Tensor:
+        """What the experts see of each point, (n_points, n_inputs), invariant under rotation.
+
+        Scalars as they are; a tensor T_lm as Σ_m T_lm S_lm(u) along the direction u of ∇ρ, and as
+        its square Σ_m T_lm². All that was read is made no larger than `LARGE` per channel.
+        """
+        scalars, *tensors = split_by_l(f, self.config.n_directed, 1)
+        log_rho, u = local[:, :1], local[:, 1:]
+        harmonics = solid_harmonics(u.mT, 2).mT[..., None]
+        scale = torch.rsqrt(1 + (scalars * scalars).mean(1, keepdim=True) / LARGE**2)
+        read = [scalars * scale]
+        for t, s in zip(tensors, (harmonics[:, 1:4], harmonics[:, 4:9]), strict=True):
+            size = torch.rsqrt(1 + (t * t).mean((1, 2))[:, None, None] / LARGE**2)
+            t = t * size
+            read += [(t * s).sum(1), (t * t).sum(1)]
+        return torch.cat([log_rho, (u * u).sum(1, keepdim=True), *read], 1)
+
+    def head(self, local: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:
         """α̃ (n_points,) and gates (n_points, n_experts) from what is known at each point.
 
         The experts' output is damped by g = 1 − exp(−t − |f|²), t = s²/(1 + s²): with no gradient
         and no token in reach, as in the uniform gas, α̃ = 1 exactly.
         """
-        y, gate = self.experts(torch.cat([local, read], -1))
-        damping = -torch.expm1(-local[:, 1] - (read * read).sum(-1))
+        x = self.inputs(local, f)
+        y, gate = self.experts(x)
+        damping = -torch.expm1(-x[:, 1] - (x[:, 2:] ** 2).sum(1))
         return nn.functional.softplus(UNIFORM + damping * y), gate
 
     def forward(
@@ -99,22 +121,22 @@ class Network(nn.Module):
 
         Parameters
         ----------
-        local : Tensor, (n_points, 2)
+        local : Tensor, (n_points, 4)
             From `local_inputs`.
         values : Tensor, (n_points, 2)
             From `token_values`; they carry the measure m = wρ that attention sums over.
         """
         c = token_map.to_tokens(values)
-        z = self.answers(c, bonds)
-        return self.head(local, token_map.to_points(z))
+        return self.head(local, token_map.to_points(*self.answers(c, bonds)))
 
 
 def local_inputs(rho: Tensor, grad_rho: Tensor) -> Tensor:
-    """Bounded local inputs ln(ρ + 1e-6)/4 and t = s²/(1 + s²), (n_points, 2)."""
-    p = reduced_gradient_squared(rho, contracted_gradient(grad_rho))
-    return torch.stack([torch.log(rho + LOG_FLOOR) / 4, p / (1 + p)], -1)
+    """Bounded local inputs ln(ρ + 1e-6)/4 and u = s n̂/√(1 + s²), n̂ = ∇ρ/|∇ρ|: (n_points, 4)."""
+    s = reduced_gradient(rho, grad_rho)
+    u = s * torch.rsqrt(1 + (s * s).sum(1, keepdim=True))
+    return torch.cat([torch.log(rho + LOG_FLOOR)[:, None] / 4, u], 1)
 
 
 def token_values(local: Tensor, electrons: Tensor) -> Tensor:
-    """What a token sums up of each grid point: m and m t, (n_points, 2)."""
-    return torch.stack([electrons, electrons * local[:, 1]], -1)
+    """What a token sums up of each grid point: m and m t, t = |u|², (n_points, 2)."""
+    return torch.stack([electrons, electrons * (local[:, 1:] ** 2).sum(1)], -1)

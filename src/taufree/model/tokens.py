@@ -10,15 +10,17 @@ directions of attention are this one linear map and its transpose:
 
     to_tokens:  c_{A,n,lm,v} = Σ_j Φ_{n,lm}(r_j − R_A) x_jv        (x carries w_j ρ_j: electrons)
     to_points:  f_ik        = Σ_A Σ_{n,lm} Φ_{n,lm}(r_i − R_A) z_{A,n,lm,k}
+                f_i,lm,k    = Σ_A Σ_n      Φ_{n,lm}(r_i − R_A) y_{A,ln,k}      (l = 1, 2)
 
-so each is the other's derivative, to any order. In a crystal the sum runs over image tokens too.
+so each is the other's derivative, to any order. The first kind of f are scalars; the second are
+tensors, which a grid point contracts with the direction of its own ∇ρ. In a crystal the sum runs
+over image tokens too.
 Neighbouring grid points form tiles, and a list of pairs says which tokens each tile sees. On a CPU
 compiled kernels do the sums; the PyTorch form here is the reference, and runs anywhere.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -32,6 +34,14 @@ from taufree.model import kernels
 from taufree.model.config import ModelConfig
 from taufree.model.kernels import NEGLIGIBLE, TILE
 
+SPREAD = (
+    (32, 0x1F00000000FFFF),
+    (16, 0x1F0000FF0000FF),
+    (8, 0x100F00F00F00F00F),
+    (4, 0x10C30C30C30C30C3),
+    (2, 0x1249249249249249),
+)
+"""Shifts and masks that set the bits of an integer three apart."""
 BLOCK = 256
 """Tiles whose points go through the experts together."""
 SUBNORMAL = 1e-15
@@ -75,15 +85,22 @@ def gaussian_features(r: Tensor, config: ModelConfig) -> Tensor:
     return torch.cat(parts, 1)
 
 
+def split_by_l(f: Tensor, n_directed: int, dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Scalars, vectors (3, n_directed) and l = 2 tensors (5, n_directed) along an axis of f."""
+    n_scalars = f.shape[dim] - 8 * n_directed
+    scalars, first, second = f.split((n_scalars, 3 * n_directed, 5 * n_directed), dim)
+    return scalars, first.unflatten(dim, (3, n_directed)), second.unflatten(dim, (5, n_directed))
+
+
 class TokenMap:
     """The linear map Φ of one geometry; built once for an SCF.
 
     Parameters
     ----------
     coords : Tensor, (n_points, 3)
-    centers : Tensor, (n_tokens, 3)
-    lattice : Tensor, (3, 3), or None
-        Cell vectors as rows; tokens are then repeated by every translation within reach.
+    n_tokens : int
+    tokens, positions : Tensor, (n_images,) and (n_images, 3)
+        Where tokens are; in a crystal one token is at many places (see `images`).
 
     Features have the precision of what they are applied to; displacements are float64 in any case,
     for sharp Gaussians need them.
@@ -93,11 +110,12 @@ class TokenMap:
         self,
         config: ModelConfig,
         coords: Tensor,
-        centers: Tensor,
-        lattice: Tensor | None = None,
+        n_tokens: int,
+        tokens: Tensor,
+        positions: Tensor,
     ) -> None:
         self.config = config
-        self.n_points, self.n_tokens = len(coords), len(centers)
+        self.n_points, self.n_tokens = len(coords), n_tokens
         self.order = _spatial_order(coords)
         self.n_tiles = -(-self.n_points // TILE)
         padded = coords[self.order]
@@ -105,7 +123,6 @@ class TokenMap:
         self.points = padded.unflatten(
             0, (self.n_tiles, TILE)
         ).mT.contiguous()  # (n_tiles, 3, TILE)
-        tokens, positions = images(centers, lattice, coords, config.cutoff)
         tile, image = self._pairs(positions)
         self.tile, self.token, self.position = tile, tokens[image], positions[image]
         counts = torch.bincount(tile, minlength=self.n_tiles)
@@ -136,37 +153,69 @@ class TokenMap:
 
     def to_tokens(self, x: Tensor) -> Tensor:
         """c = Φᵀ x: (n_points, n_values) -> (n_tokens, n_features, n_values)."""
-        return _ToTokens.apply(x, self)
+        return _ToTokens.apply(x, 0, self)[0]
 
-    def to_points(self, z: Tensor) -> Tensor:
-        """f = Φ z: (n_tokens, n_features, n_channels) -> (n_points, n_channels)."""
-        return _ToPoints.apply(z, self)
+    def to_points(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """f = Φ (z, y) at every point.
 
-    def gather(self, x: Tensor, tiles: slice) -> Tensor:
-        """Share of some tiles in c = Φᵀ x, in float64; x (n_block, n_values) of their points."""
+        Shapes: (n_tokens, n_features, n_scalars), (n_tokens, n_tensor_features, n_directed) ->
+        (n_points, n_scalars + 8 n_directed): scalars, l = 1 by (m, channel), l = 2 by (m, channel).
+        """
+        return _ToPoints.apply(z, self.no_tensors(z) if y is None else y, self)
+
+    def gather(self, x: Tensor, n_directed: int, tiles: slice) -> tuple[Tensor, Tensor]:
+        """Share of some tiles in Φᵀ x, in float64, shaped as z and y of `to_points`.
+
+        ``x`` (n_block, n_scalars + 8 n_directed) of the tiles' points.
+        """
         x = nn.functional.hardshrink(x, SUBNORMAL)
         x = torch.cat([x, x.new_zeros((tiles.stop - tiles.start) * TILE - len(x), x.shape[1])])
         x = x.unflatten(0, (-1, TILE)).mT.contiguous()  # (n_tiles, n_values, TILE)
         if self._compiled:
-            c = kernels.gather(*self._arguments(tiles, x.dtype), x.numpy(), self.n_tokens)  # type: ignore[call-arg]
-            return torch.from_numpy(c)
-        c = x.new_zeros(self.n_tokens, self.config.n_features, x.shape[1], dtype=torch.float64)
+            arguments = *self._arguments(tiles, x.dtype), x.numpy(), n_directed, self.n_tokens
+            scalars, tensors = kernels.gather(*arguments)
+            return torch.from_numpy(scalars), torch.from_numpy(tensors)
+        c, d = self.zeros(x.shape[1] - 8 * n_directed, n_directed, x)
         for tile, token, phi in self._features(tiles, x.dtype):
-            c.index_add_(0, token, (phi @ x[tile].mT).double())
-        return c
+            scalars, *tensors = split_by_l(x[tile], n_directed, 1)
+            c.index_add_(0, token, (phi @ scalars.mT).double())
+            pairs = zip(self._higher(phi), tensors, strict=True)
+            inner = [torch.einsum("pnmi,pmki->pnk", a, b) for a, b in pairs]
+            d.index_add_(0, token, torch.cat(inner, 1).double())
+        return c, d
 
-    def scatter(self, z: Tensor, tiles: slice) -> Tensor:
-        """f = Φ z at the points of some tiles, (n_block, n_channels)."""
-        n_tiles = tiles.stop - tiles.start
+    def scatter(self, z: Tensor, y: Tensor, tiles: slice) -> Tensor:
+        """f = Φ (z, y) at the points of some tiles, (n_block, n_scalars + 8 n_directed)."""
+        n_tiles, n_scalars = tiles.stop - tiles.start, z.shape[2]
         if self._compiled:
-            z = z.contiguous()
-            f = kernels.scatter(*self._arguments(tiles, z.dtype), z.numpy())  # type: ignore[call-arg]
-            f = torch.from_numpy(f)
+            answers = z.contiguous().numpy(), y.contiguous().numpy()
+            f = torch.from_numpy(kernels.scatter(*self._arguments(tiles, z.dtype), *answers))  # type: ignore[call-arg]
         else:
-            f = z.new_zeros(n_tiles, z.shape[2], TILE)
+            f = z.new_zeros(n_tiles, n_scalars + 8 * y.shape[2], TILE)
             for tile, token, phi in self._features(tiles, z.dtype):
-                f.index_add_(0, tile, z[token].mT @ phi)
+                pairs = zip(
+                    self._higher(phi), y[token].split(self.config.n_radial[1:], 1), strict=True
+                )
+                tensors = [torch.einsum("pnmi,pnk->pmki", a, b).flatten(1, 2) for a, b in pairs]
+                f.index_add_(0, tile, torch.cat([z[token].mT @ phi, *tensors], 1))
         return f.mT.flatten(0, 1)[: self.n_points - tiles.start * TILE]
+
+    def _higher(self, phi: Tensor) -> tuple[Tensor, Tensor]:
+        """Features of l = 1 and 2, (n_pairs, n, 2l + 1, TILE)."""
+        n0, n1, n2 = self.config.n_radial
+        first, second = phi[:, n0:].split((3 * n1, 5 * n2), 1)
+        return first.unflatten(1, (n1, 3)), second.unflatten(1, (n2, 5))
+
+    def no_tensors(self, like: Tensor) -> Tensor:
+        """The y that asks for scalars only."""
+        return like.new_zeros(self.n_tokens, self.config.n_tensor_features, 0)
+
+    def zeros(self, n_scalars: int, n_directed: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums of `gather` to start from."""
+        config = self.config
+        scalars = self.n_tokens, config.n_features, n_scalars
+        tensors = self.n_tokens, config.n_tensor_features, n_directed
+        return like.new_zeros(scalars).double(), like.new_zeros(tensors).double()
 
     @property
     def _compiled(self) -> bool:
@@ -190,7 +239,6 @@ class TokenMap:
         config = self.config
         pointer = self.pointer[tiles.start : tiles.stop + 1]
         pairs = slice(int(pointer[0]), int(pointer[-1]))
-        n_radial = config.n_radial + (0,) * (3 - len(config.n_radial))
         ladder = gaussian_exponents(config).numpy()
         scale = np.array([ladder ** (l / 2) for l in range(3)], str(dtype).removeprefix("torch."))
         return (
@@ -199,7 +247,7 @@ class TokenMap:
             self.token[pairs].numpy(),
             self.position[pairs].numpy(),
             config.min_exponent,
-            n_radial,
+            config.n_radial,
             scale,
             config.cutoff,
         )
@@ -207,30 +255,32 @@ class TokenMap:
 
 class _ToTokens(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, token_map: TokenMap) -> Tensor:
+    def forward(ctx: Any, x: Tensor, n_directed: int, token_map: TokenMap) -> tuple[Tensor, Tensor]:
         ctx.token_map = token_map
-        c = x.new_zeros(token_map.n_tokens, token_map.config.n_features, x.shape[1]).double()
+        c, d = token_map.zeros(x.shape[1] - 8 * n_directed, n_directed, x)
         for points, tiles in token_map.blocks():
-            c += token_map.gather(x.detach()[points], tiles)
-        return c.to(x.dtype)
+            scalars, tensors = token_map.gather(x.detach()[points], n_directed, tiles)
+            c += scalars
+            d += tensors
+        return c.to(x.dtype), d.to(x.dtype)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return ctx.token_map.to_points(grad), None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.token_map.to_points(*grads), None, None
 
 
 class _ToPoints(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, z: Tensor, token_map: TokenMap) -> Tensor:
-        ctx.token_map = token_map
-        f = z.new_zeros(token_map.n_points, z.shape[2])
+    def forward(ctx: Any, z: Tensor, y: Tensor, token_map: TokenMap) -> Tensor:
+        ctx.token_map, ctx.n_directed = token_map, y.shape[2]
+        f = z.new_zeros(token_map.n_points, z.shape[2] + 8 * y.shape[2])
         for points, tiles in token_map.blocks():
-            f[points] = token_map.scatter(z.detach(), tiles)
+            f[points] = token_map.scatter(z.detach(), y.detach(), tiles)
         return f
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return ctx.token_map.to_tokens(grad), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        return *_ToTokens.apply(grad, ctx.n_directed, ctx.token_map), None
 
 
 def _spatial_order(coords: Tensor) -> Tensor:
@@ -238,9 +288,9 @@ def _spatial_order(coords: Tensor) -> Tensor:
     if not len(coords):
         return torch.empty(0, dtype=torch.long, device=coords.device)
     cell = ((coords - coords.amin(0)) / 0.5).long().clamp_max(2**20 - 1)
-    code = torch.zeros(len(coords), dtype=torch.long, device=coords.device)
-    for bit, axis in itertools.product(range(20), range(3)):
-        code |= ((cell[:, axis] >> bit) & 1) << (3 * bit + axis)
+    for shift, mask in SPREAD:  # two zeros between any two bits
+        cell = (cell | (cell << shift)) & mask
+    code = cell[:, 0] | (cell[:, 1] << 1) | (cell[:, 2] << 2)
     return torch.argsort(code, stable=True)
 
 

@@ -17,6 +17,11 @@ RHO_TINY = 1e-30
 """Smallest density that enters a division; far below anything that carries energy."""
 
 
+def reduced_gradient(rho: Tensor, grad_rho: Tensor) -> Tensor:
+    """s as a vector, ∇ρ / (2 (3π²)^{1/3} ρ^{4/3}); (n_points, 3) -> (n_points, 3)."""
+    return grad_rho / (2 * K_F * rho.clamp_min(RHO_TINY) ** (4 / 3))[:, None]
+
+
 def reduced_gradient_squared(rho: Tensor, sigma: Tensor) -> Tensor:
     """p = s² = σ / (4 (3π²)^{2/3} ρ^{8/3}), dimensionless."""
     return sigma / (4 * K_F**2 * rho.clamp_min(RHO_TINY) ** (8 / 3))

@@ -54,9 +54,7 @@ class Losses(nn.Module):
     def exchange(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """e_x at the batch's points, (n_points,), and the gates."""
         network = self.network
-        answers = network.answers(batch.seen, batch.bonds)
-        z = answers.split([len(s.centers) for s in batch.samples])
-        read = [f.T @ a.flatten(0, 1) for f, a in zip(batch.features, z, strict=True)]
-        alpha, gates = network.head(batch.local, torch.cat(read))
+        read = batch.token_map.to_points(*network.answers(batch.seen, batch.bonds))
+        alpha, gates = network.head(batch.local, read)
         enhancement = PARENTS[network.config.parent].enhancement(batch.p, alpha.double())
         return batch.lda * enhancement, gates

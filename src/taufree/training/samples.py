@@ -13,13 +13,16 @@ from taufree.functional import RHO_THRESHOLD
 from taufree.model.attention import Bonds, bonds_between, make_bonds
 from taufree.model.config import ModelConfig
 from taufree.model.network import local_inputs, token_values
-from taufree.model.tokens import TokenMap, gaussian_features
+from taufree.model.tokens import TokenMap, images
 from taufree.physics.descriptors import (
     contracted_gradient,
-    iso_orbital_indicator,
     lda_exchange,
     reduced_gradient_squared,
 )
+
+APART = 2.0**14
+"""Distance (bohr) between the densities of a batch, which share one map: far out of reach, and a
+power of two, so that the points of one density stay together along the curve that orders them."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,12 @@ class Sample:
     share: float
     electrons: float
     coords: Tensor  # (n_points, 3)
-    centers: Tensor  # (n_tokens, 3)
+    tokens: Tensor  # (n_images,): which token each image is of
+    positions: Tensor  # (n_images, 3)
     seen: Tensor  # (n_tokens, n_features, 2): what the tokens see
     bonds: Bonds
-    local: Tensor  # (n_points, 2)
+    local: Tensor  # (n_points, 4)
     p: Tensor
-    alpha: Tensor  # the parent's
     lda: Tensor
     exc: Tensor  # the parent's energy per volume
     weights: Tensor
@@ -59,10 +62,10 @@ def samples_of(record: ReferenceDensity, config: ModelConfig) -> Iterable[Sample
         rho, weights, coords = rho[held], density.weights[held], density.coords[held]
         grad_rho = scale * density.grad_rho[spin][held]
         sigma = contracted_gradient(grad_rho)
-        tau = scale * record.tau[spin][held]
         p = reduced_gradient_squared(rho, sigma)
         local, lda = local_inputs(rho, grad_rho), lda_exchange(rho)
-        token_map = TokenMap(config, coords, density.centers)
+        tokens, positions = images(density.centers, density.lattice, coords, config.cutoff)
+        token_map = TokenMap(config, coords, len(density.centers), tokens, positions)
         electrons = weights * rho
         energy = weights * lda
         probability = electrons / electrons.sum() + energy / energy.sum()
@@ -72,12 +75,12 @@ def samples_of(record: ReferenceDensity, config: ModelConfig) -> Iterable[Sample
             share=1 / scale,
             electrons=float(electrons.sum()),
             coords=coords,
-            centers=density.centers,
+            tokens=tokens,
+            positions=positions,
             seen=token_map.to_tokens(token_values(local, electrons).float()),
             bonds=bonds_between(density.centers, density.lattice, config.cutoff),
             local=local.float(),
             p=p,
-            alpha=iso_orbital_indicator(rho, sigma, tau),
             lda=lda,
             exc=record.exc[spin][held],
             weights=weights,
@@ -87,7 +90,7 @@ def samples_of(record: ReferenceDensity, config: ModelConfig) -> Iterable[Sample
 
 @dataclass(frozen=True)
 class Batch:
-    """Points drawn from several samples, in one row of tensors.
+    """Points drawn from several samples, in one row of tensors, read through one map.
 
     ``weights`` are w_j / (n q_j): sums over drawn points with them estimate integrals without bias.
     """
@@ -95,7 +98,7 @@ class Batch:
     samples: list[Sample]
     seen: Tensor
     bonds: Bonds
-    features: list[Tensor]  # (n_tokens · n_features, n_drawn) of each sample
+    token_map: TokenMap
     owner: Tensor  # (n_points,), index of the sample
     half: Tensor  # (n_points,), 0 or 1: two independent halves of each sample's draw
     local: Tensor
@@ -113,13 +116,22 @@ def draw(
 ) -> Batch:
     """``n_points`` of each sample (all of them, with weights w_j, if None)."""
     picks = [_pick(s, n_points, generator) for s in samples]
-    offsets = torch.tensor([0] + [len(s.centers) for s in samples]).cumsum(0).tolist()
+    n_tokens = [len(s.seen) for s in samples]
+    offsets = torch.tensor([0, *n_tokens]).cumsum(0).tolist()
     shifted = list(zip(samples, offsets, strict=False))
     bonds = make_bonds(
         torch.cat([s.bonds.to + o for s, o in shifted]),
         torch.cat([s.bonds.source + o for s, o in shifted]),
         torch.cat([s.bonds.squared_distance for s in samples]),
         config.cutoff,
+    )
+    moves = [torch.tensor([k * APART, 0, 0]) - s.coords.amin(0) for k, s in enumerate(samples)]
+    token_map = TokenMap(
+        config,
+        torch.cat([s.coords[i] + m for s, m, (i, _) in zip(samples, moves, picks, strict=True)]),
+        offsets[-1],
+        torch.cat([s.tokens + o for s, o in shifted]),
+        torch.cat([s.positions + m for s, m in zip(samples, moves, strict=True)]),
     )
 
     def gather(field: str) -> Tensor:
@@ -129,10 +141,7 @@ def draw(
         samples=samples,
         seen=torch.cat([s.seen for s in samples]),
         bonds=bonds,
-        features=[
-            gaussian_features((s.coords[i] - s.centers[:, None]).mT.float(), config).flatten(0, 1)
-            for s, (i, _) in zip(samples, picks, strict=True)
-        ],
+        token_map=token_map,
         owner=torch.cat([torch.full_like(i, k) for k, (i, _) in enumerate(picks)]),
         half=torch.cat([torch.arange(len(i)) % 2 for i, _ in picks]),
         local=gather("local"),

@@ -38,8 +38,8 @@ def bench_experts(
     network, experts = functional.network, functional.network.experts
     with torch.no_grad():
         seen = geometry.token_map.to_tokens(token_values(local, weights * rho).to(functional.dtype))
-        read = geometry.token_map.to_points(network.answers(seen, geometry.bonds))
-        inputs = torch.cat([local.to(functional.dtype), read], 1)
+        read = geometry.token_map.to_points(*network.answers(seen, geometry.bonds))
+        inputs = network.inputs(local.to(functional.dtype), read)
         gates = experts.gates(inputs)
     forms = {"sparse": lambda x: experts(x)[0], "every expert everywhere": dense(experts)}
     say(f"{len(inputs)} grid points")
