@@ -21,10 +21,15 @@ Split = Literal["train", "validation", "test"]
 
 
 @cache
-def _by_formula() -> dict[str, Split]:
+def splits() -> dict[Split, list[str]]:
+    """Formulas of each split, from the tracked file."""
     text = files("taufree.data").joinpath("splits.json").read_text("utf-8")
-    splits: dict[str, list[str]] = json.loads(text)
-    return {f: cast(Split, split) for split, formulas in splits.items() for f in formulas}
+    return cast(dict[Split, list[str]], json.loads(text))
+
+
+@cache
+def _by_formula() -> dict[str, Split]:
+    return {formula: split for split, formulas in splits().items() for formula in formulas}
 
 
 def split_of(formula: str) -> Split:

@@ -5,9 +5,10 @@ kind       content
 ========== ==================================================================================
 g2         the 162 atoms and molecules of ``ase.collections.g2``
 atoms      the neutral atoms up to Kr that g2 lacks, in their Hund ground states
-ions       closed-shell monatomic ions and small molecular ions (bound anions only)
+ions       monatomic ions and small molecular ions (bound anions only)
 diatomics  diatomics at experimental bond lengths: the elements that g2 has few of, and K to Kr
 molecules  polyatomics of the same elements
+compounds  some 450 small compounds from SMILES, at force-field geometries
 dimers     weakly bound dimers, none of them in the S22 set (that one is for evaluation)
 stretched  g2 molecules of the training split, all distances scaled
 fields     training molecules in a weak uniform electric field
@@ -34,7 +35,8 @@ from ase.formula import Formula
 from ase.units import Bohr
 
 KINDS = (
-    "g2", "atoms", "ions", "diatomics", "molecules", "dimers", "stretched", "fields", "iterates",
+    "g2", "atoms", "ions", "diatomics", "molecules", "compounds", "dimers", "stretched", "fields",
+    "iterates",
 )  # fmt: skip
 STRETCHED = (
     "H2", "LiH", "CH4", "NH3", "H2O", "HF", "HCl", "N2", "O2", "F2", "CO2", "HCN", "SH2", "SiH4",
@@ -96,8 +98,8 @@ class System:
 def registry() -> MappingProxyType[str, System]:
     """Every system by its name, in the order of ``KINDS``."""
     systems = [
-        *g2_systems(), *_atoms(), *_diatomics(), *_tabulated(), *_stretched(), *_in_fields(),
-        *_iterated(),
+        *g2_systems(), *_atoms(), *_diatomics(), *_tabulated(), *_compounds(), *_stretched(),
+        *_in_fields(), *_iterated(),
     ]  # fmt: skip
     systems.sort(key=lambda system: KINDS.index(system.kind))
     by_name = {system.name: system for system in systems}
@@ -143,6 +145,15 @@ def _tabulated() -> Iterator[System]:
                 options["basis"] = DIFFUSE
             atoms = Atoms(entry["symbols"], entry["positions"])
             yield System.from_ase(name, atoms, kind=kind, **options)
+
+
+def _compounds() -> Iterator[System]:
+    """`docs/decisions/0011_compounds.py` wrote the table (in ångström there)."""
+    table = json.loads(files("taufree.data").joinpath("compounds.json").read_text("utf-8"))
+    for name, entry in table.items():
+        atoms = Atoms(entry["symbols"], entry["positions"])
+        options = {"spin": entry["spin"], "basis": entry["basis"], "kind": "compounds"}
+        yield System.from_ase(f"smiles {name}", atoms, **options)
 
 
 def _stretched() -> Iterator[System]:
