@@ -2,7 +2,8 @@
 
 Force-field geometries (MMFF94, or UFF where it has no parameters) are near but not at the minimum
 of any electronic method, which is what training wants. Compounds whose formula is in the
-validation or test split are left out. Run: pip install rdkit; python 0011_compounds.py > compounds.json
+validation or test split are left out.
+Run: pip install rdkit; python 0011_compounds.py > compounds.json
 """
 
 import json

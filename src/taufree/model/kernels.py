@@ -14,8 +14,8 @@ TILE = 64
 """Grid points in a tile, neighbours in space."""
 NEGLIGIBLE = 1e-20
 """Smaller Gaussians are zero: subnormal numbers would be a hundred times slower."""
-CHUNKS = 32
-"""Parts that a sum over tiles is split into, whatever the number of threads: same bits always."""
+CHUNK = 16
+"""Tiles that are summed up together, whatever the number of threads: same bits always."""
 
 
 @numba.njit(inline="always")
@@ -139,12 +139,10 @@ def _add_tensor_inner(phi, x, n_radial, c):  # type: ignore[no-untyped-def]
     feature, radial, row = n_radial[0], 0, 0
     for l in (1, 2):
         for n in range(n_radial[l]):
-            for k in range(n_directed):
-                s = phi.dtype.type(0.0)
-                for m in range(2 * l + 1):
-                    for i in range(TILE):
-                        s += phi[feature + m, i] * x[row + m * n_directed + k, i]
-                c[radial + n, k] += s
+            for m in range(2 * l + 1):
+                start = row + m * n_directed
+                one = phi[feature + m : feature + m + 1]
+                _add_inner(one, x[start : start + n_directed], c[radial + n : radial + n + 1])
             feature += 2 * l + 1
         radial += n_radial[l]
         row += (2 * l + 1) * n_directed
@@ -204,11 +202,12 @@ def gather(  # type: ignore[no-untyped-def]
     n_tiles, n_scalars = len(x), x.shape[1] - 8 * n_directed
     n0, n1, n2 = n_radial
     n_features = n0 + 3 * n1 + 5 * n2
-    parts = np.zeros((CHUNKS, n_tokens, n_features, n_scalars), np.float64)
-    tensors = np.zeros((CHUNKS, n_tokens, n1 + n2, n_directed), np.float64)
-    for chunk in numba.prange(CHUNKS):
+    n_chunks = -(-n_tiles // CHUNK)
+    parts = np.zeros((n_chunks, n_tokens, n_features, n_scalars), np.float64)
+    tensors = np.zeros((n_chunks, n_tokens, n1 + n2, n_directed), np.float64)
+    for chunk in numba.prange(n_chunks):
         phi = np.empty((n_features, TILE), x.dtype)
-        for tile in range(chunk * n_tiles // CHUNKS, (chunk + 1) * n_tiles // CHUNKS):
+        for tile in range(chunk * CHUNK, min((chunk + 1) * CHUNK, n_tiles)):
             values = x[tile]
             for pair in range(pointer[tile], pointer[tile + 1]):
                 _features(points[tile], position[pair], a0, n_radial, scale, cutoff, phi)
