@@ -183,13 +183,15 @@ class DeorbitalizedNumInt(Deorbitalizing, numint.NumInt):
         pair_mask = mol.get_overlap_cond() < -np.log(self.cutoff)
         cutoff = grids.cutoff * 1e2
         n_bins = numint.NBINS * 2 - int(numint.NBINS * np.log(cutoff) / np.log(grids.cutoff))
+        dtype = cache.xc.functional.dtype  # in float32 as long as the network is
         wv[:, :, 0] *= 0.5  # the matrix and its transpose are added at the end
         for points, ao, mask in cache.ao_blocks():
             for s, i in np.ndindex(n_spin, n_set):
                 block = np.ascontiguousarray(wv[s, i, :, points])
                 scaled = numint._scale_ao_sparse(ao, block, mask, ao_loc)
-                if mask is None:  # too small to screen: torch's product is three times faster
-                    torch.from_numpy(vmat[s, i]).addmm_(*map(torch.from_numpy, (ao[0].T, scaled)))
+                if mask is None:  # too small to screen: torch's product is faster
+                    left, right = (torch.from_numpy(x).to(dtype) for x in (ao[0], scaled))
+                    torch.from_numpy(vmat[s, i]).add_(left.T @ right)
                 else:
                     numint._dot_ao_ao_sparse(
                         ao[0], scaled, None, n_bins, mask, pair_mask, ao_loc, 0, vmat[s, i]
