@@ -21,7 +21,13 @@ from taufree.model.experts import Experts
 from taufree.model.network import UNIFORM, Network
 from taufree.physics.parents import PARENTS
 from taufree.training.config import TrainingConfig
-from taufree.training.loop import draw_batch, make_optimizers, schedule, set_learning_rate
+from taufree.training.loop import (
+    chances,
+    draw_batch,
+    make_optimizers,
+    schedule,
+    set_learning_rate,
+)
 from taufree.training.losses import Losses
 from taufree.training.samples import Sample, draw, samples_of
 
@@ -38,7 +44,7 @@ def gaussian_attention(sample: Sample, queries: Tensor) -> Tensor:
     measure = sample.weights * rho
     k_f2 = (3 * math.pi**2 * rho) ** (2 / 3)
     inverse_square = k_f2 * (1 + sample.p)
-    t, ln_rho = sample.local[:, 1].double(), torch.log(rho)
+    t, ln_rho = local(sample)[:, 1].double(), torch.log(rho)
     out = []
     for i in queries.split(500):
         d2 = torch.cdist(sample.coords[i], sample.coords).square()
@@ -56,6 +62,11 @@ def gaussian_attention(sample: Sample, queries: Tensor) -> Tensor:
             ]
         out.append(torch.stack(columns, 1))
     return torch.cat(out).float()
+
+
+def local(sample: Sample) -> Tensor:
+    """ln ρ and t = |u|², (n_points, 2)."""
+    return torch.stack([sample.local[:, 0], (sample.local[:, 1:] ** 2).sum(1)], 1)
 
 
 def train_a(samples: list[Sample], tests: list[Sample], config: TrainingConfig) -> None:
@@ -87,7 +98,7 @@ def fit_a(
     generator = torch.Generator().manual_seed(0)
 
     def exc(sample: Sample, index: Tensor, read: Tensor) -> tuple[Tensor, Tensor]:
-        y, gates = head(torch.cat([sample.local[index], read], 1))
+        y, gates = head(torch.cat([local(sample)[index], read], 1))
         alpha = torch.nn.functional.softplus(UNIFORM + y).double()
         return sample.lda[index] * PARENTS["ms2"].enhancement(sample.p[index], alpha), gates
 
@@ -130,9 +141,10 @@ def train_b(samples: list[Sample], tests: list[Sample], config: TrainingConfig, 
     else:
         optimizers = make_optimizers(losses.network, config)
     start = time.time()
+    chance = chances(samples, config.shares)
     for step in range(config.steps):
         set_learning_rate(optimizers, config.learning_rate * schedule(step, config))
-        losses(draw_batch(step, samples, config))["total"].backward()
+        losses(draw_batch(step, samples, chance, config))["total"].backward()
         torch.nn.utils.clip_grad_norm_(losses.parameters(), config.max_gradient)
         for optimizer in optimizers:
             optimizer.step()
@@ -181,6 +193,7 @@ def main(folder: Path) -> None:
     train_b(train, tests, base.model_copy(update={"learning_rate": 3e-3}), ADAM)
     for label, change in (
         ("B, no encoder", {"n_layers": 0}),
+        ("B, scalars only", {"n_directed": 0}),
         ("B, more and broader features", wide),
         ("B, fewer and shorter features", narrow),
     ):

@@ -61,13 +61,14 @@ def train(config_path: Path, *, resume: bool = True) -> dict[str, Any]:
     else:
         log.unlink(missing_ok=True)
     train_set = load_samples(config, "train")
+    chance, rank, n_ranks = chances(train_set, config.shares), fabric.global_rank, fabric.world_size
     validation_set = load_samples(config, "validation")
 
     module, *wrapped = fabric.setup(losses, *optimizers)
     with _progress(fabric.is_global_zero) as progress:
         task = progress.add_task("", total=config.steps, completed=step, note="")
         while step < config.steps:
-            batch = draw_batch(step, train_set, config, fabric.global_rank, fabric.world_size)
+            batch = draw_batch(step, train_set, chance, config, rank, n_ranks)
             set_learning_rate(wrapped, config.learning_rate * schedule(step, config))
             terms = module(batch)
             fabric.backward(terms["total"])
@@ -108,12 +109,16 @@ def _network(config: TrainingConfig) -> Network:
 
 
 def draw_batch(
-    step: int, samples: list[Sample], config: TrainingConfig, rank: int = 0, n_ranks: int = 1
+    step: int,
+    samples: list[Sample],
+    chance: Tensor,
+    config: TrainingConfig,
+    rank: int = 0,
+    n_ranks: int = 1,
 ) -> Batch:
-    """The batch of a step: it depends on seed, step and rank alone."""
+    """The batch of a step, by the `chances` of the samples: it depends on seed, step and rank."""
     seed = (config.seed * 1_000_003 + step) * n_ranks + rank
     generator = torch.Generator().manual_seed(seed)
-    chance = chances(samples, config.shares)
     chosen = torch.multinomial(chance, config.densities_per_step, True, generator=generator)
     picked = [samples[i] for i in chosen.tolist()]
     return draw(picked, config.points_per_density, config.model, generator)
