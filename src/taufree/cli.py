@@ -99,6 +99,7 @@ def build_data(
         list[int] | None,
         typer.Option(min=0, max=9, help="Instead of the split's own grids; may be repeated."),
     ] = None,
+    parent: Annotated[str, typer.Option(help="The functional: MS2 or R2SCAN.")] = "MS2",
     scheduler: Scheduler = None,
     workers: Workers = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try those again.")] = False,
@@ -110,7 +111,7 @@ def build_data(
 
     entries = build(
         out,
-        select(kind, name),
+        select(kind, name, parent),
         levels=grid_level,
         scheduler=scheduler,
         workers=workers,

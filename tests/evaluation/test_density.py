@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ from taufree.errors import UserError
 from taufree.evaluation.density import COLUMNS, PROTOTYPE, evaluate, table
 from taufree.evaluation.plots import check_format, plot_density
 from taufree.functional import Functional
-from taufree.physics import parents
 from taufree.physics.kinetic import DEORBITALIZERS
 
 from .conftest import LEVEL, build
@@ -80,11 +78,19 @@ def test_what_cannot_be_evaluated_is_refused(
         check_format(tmp_path / "errors.txt")
     with pytest.raises(UserError, match="missing"):
         check_format(tmp_path / "nowhere" / "errors.svg")
-    other = replace(parents.PARENTS["ms2"], xc="R2SCAN")
-    monkeypatch.setitem(parents.PARENTS, "r2scan", other)
-    monkeypatch.setattr(Functional, "parent", other)
-    with pytest.raises(UserError, match="was calculated with MS2, but the model stands for R2SCAN"):
-        evaluate(functional, data, "test", LEVEL)
+
+
+def test_another_parents_densities_serve_at_fixed_density(
+    data: Path, one_orbital: Functional
+) -> None:
+    """α = 0 is exact in H2 and He for every parent; the densities' own functional is named."""
+    network = one_orbital.network
+    network.config = network.config.model_copy(update={"parent": "r2scan"})
+    result = evaluate(one_orbital, data, "train", LEVEL)
+    assert (result["parent"], result["densities"]) == ("R2SCAN", ["MS2"])
+    errors = {line["name"]: line["errors"]["model"]["l1_mha"] for line in result["systems"]}
+    assert errors["H2"] < 1e-3 and errors["He"] < 1e-3
+    assert "R2SCAN exchange at" in str(table(result).title)
 
 
 @pytest.mark.slow

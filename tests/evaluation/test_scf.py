@@ -155,13 +155,9 @@ def test_models_are_told_apart_by_their_parameters(functional: Functional) -> No
     assert fingerprint(functional) != first
 
 
-def test_nothing_to_calculate_and_other_parents_are_refused(
-    small: Small, functional: Functional
-) -> None:
+def test_nothing_to_calculate_is_refused(functional: Functional) -> None:
     with pytest.raises(UserError, match="no system"):
         evaluate(functional, systems=[])
-    with pytest.raises(UserError, match="R2SCAN"):
-        evaluate(functional, systems=[replace(small("He"), parent="R2SCAN")])
 
 
 def test_atomization_is_of_neutral_molecules() -> None:

@@ -7,6 +7,7 @@ import logging
 import signal
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from dask.system import CPU_COUNT
@@ -29,6 +30,7 @@ from taufree.data.store import (
 )
 from taufree.data.systems import KINDS, System, registry
 from taufree.errors import UserError
+from taufree.physics.parents import parent_named
 
 # Grids that integrate less well are good training data; the finer one shows what is left on it.
 LEVELS: Mapping[Split, tuple[int, ...]] = {
@@ -40,15 +42,20 @@ CONNECT_SECONDS = 10
 
 
 def select(
-    kinds: Collection[str] | None = None, names: Collection[str] | None = None
+    kinds: Collection[str] | None = None,
+    names: Collection[str] | None = None,
+    parent: str = "MS2",
 ) -> list[System]:
     """Registered systems of some kinds and those of some names; by default all of them.
+
+    They are to be calculated with ``parent``, the name of a whole functional.
 
     Raises
     ------
     UserError
-        For an unknown kind or name.
+        For an unknown kind, name or parent.
     """
+    xc = parent_named(parent).xc
     systems = registry()
     for kind in kinds or ():
         if kind not in KINDS:
@@ -57,7 +64,7 @@ def select(
         if name not in systems:
             raise UserError(f"unknown system {name!r}: see taufree.data.systems.registry()")
     return [
-        system
+        replace(system, parent=xc)
         for system in systems.values()
         if not (kinds or names) or system.kind in (kinds or ()) or system.name in (names or ())
     ]

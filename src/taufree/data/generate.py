@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from pyscf import dft, gto
 
 from taufree.data.systems import System
+from taufree.physics.parents import parent_named
 
 Array = NDArray[np.float64]
 
-PARENT_EXCHANGE = {"MS2": "MGGA_X_MS2", "R2SCAN": "MGGA_X_R2SCAN"}
 RHO_MIN = 1e-12  # bohr⁻³: points with less in every spin channel, or weight 0, are left out
 ITERATES = 3  # SCF cycles whose densities are kept beside the first guess
 
@@ -167,11 +167,12 @@ def parent_exchange(rho: Array, grad_rho: Array, tau: Array, parent: str) -> dic
         ``exc`` = e_x (energy per volume), ``vrho`` = ∂e_x/∂ρ, ``vsigma`` = ∂e_x/∂σ, ``vtau`` =
         ∂e_x/∂τ, each (n_spin, n_points) and, for two channels, at (2ρσ, |2∇ρσ|², 2τσ).
     """
+    code = parent_named(parent).exchange
     scale = len(rho)  # 2 ρσ, or the total density itself
     out: dict[str, list[Array]] = {"exc": [], "vrho": [], "vsigma": [], "vtau": []}
     for n, grad, t in zip(rho, grad_rho, tau, strict=True):
         field = scale * np.vstack([n, grad.T, t])
-        exc, vxc = dft.libxc.eval_xc(PARENT_EXCHANGE[parent], field, spin=0, deriv=1)[:2]
+        exc, vxc = dft.libxc.eval_xc(code, field, spin=0, deriv=1)[:2]
         out["exc"].append(exc * field[0])
         for key, value in zip(("vrho", "vsigma", "vtau"), (vxc[0], vxc[1], vxc[3]), strict=True):
             out[key].append(value)

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
+from taufree.data.reparent import with_parent
 from taufree.data.splits import Split, split_of, systems_of
 from taufree.data.store import (
     Entry,
@@ -21,7 +22,7 @@ from taufree.data.store import (
 )
 from taufree.data.systems import registry
 from taufree.errors import UserError
-from taufree.evaluation.errors import classic_alpha, errors, model_alpha, parent_of, routing
+from taufree.evaluation.errors import classic_alpha, errors, model_alpha, routing
 from taufree.evaluation.thermochemistry import atom, atomization, atoms_of
 from taufree.functional import Functional
 from taufree.hosts.single_point import KCAL_PER_HARTREE
@@ -79,20 +80,23 @@ def evaluate(
         ``means``: means of the absolute values and their ``count``, over ``all`` systems, those of
         the ``prototype`` table, and each ``kind``. ``routing``: share of the electrons each expert
         takes, and the most experts active at a point. ``missing``: systems of the split that the
-        data lack. ``atom_grid_levels``: by element, the level of the free atom's record, the finest
-        up to ``level``.
+        data lack. ``densities``: the functionals that made the densities; the parent's exchange is
+        evaluated at them whatever made them. ``atom_grid_levels``: by element, the level of the
+        free atom's record, the finest up to ``level``.
 
     Raises
     ------
     UserError
-        The data hold nothing to evaluate, are damaged, or are another parent's.
+        The data hold nothing to evaluate, or are damaged.
     """
     functional = load_model(model) if isinstance(model, str) else model
     entries = read_manifest(data)
     chosen = [e for e in entries.values() if e.status == "done" and split_of(e.formula) == split]
+    densities: set[str] = set()
     systems, expert_electrons, max_active = [], [0.0] * functional.network.config.n_experts, 0
     for entry in track(chosen, "densities", console=console, disable=console is None):
         for record in load_record(data / entry.file, [level], ["converged"], entry.sha256):
+            densities.add(record.parent)
             found, electrons, active = _evaluate(functional, record)
             systems.append(_line(record, found))
             expert_electrons = [a + b for a, b in zip(expert_electrons, electrons, strict=True)]
@@ -107,6 +111,7 @@ def evaluate(
     return {
         "model": functional.name,
         "parent": functional.parent.xc,
+        "densities": sorted(densities),
         "split": split,
         "grid_level": level,
         "atom_grid_levels": atom_levels,
@@ -122,11 +127,7 @@ def evaluate(
 
 
 def _evaluate(functional: Functional, record: ReferenceDensity) -> tuple[Errors, list[float], int]:
-    if parent_of(record) != functional.parent:
-        raise UserError(
-            f"{record.name} was calculated with {record.parent}, but the model stands for "
-            f"{functional.parent.xc}: choose the data of that parent."
-        )
+    record = with_parent(record, functional.parent.xc)
     alpha, gates = model_alpha(functional, record.density)
     found = {MODEL: errors(record, alpha)} | {
         name: errors(record, classic_alpha(deorbitalizer, record))
@@ -206,7 +207,8 @@ def table(result: dict[str, Any]) -> Table:
     """Means of every deorbitalizer, then the model's errors of each system."""
     n = result["means"]["all"]["count"]
     table = Table(
-        title=f"errors at {n} {result['parent']} densities of the {result['split']} split, "
+        title=f"errors of {result['parent']} exchange at {n} {' and '.join(result['densities'])} "
+        f"densities of the {result['split']} split, "
         f"grid level {result['grid_level']}; means are of absolute values",
         title_justify="left",
     )

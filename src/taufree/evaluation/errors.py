@@ -34,15 +34,10 @@ from taufree.physics.descriptors import (
     tau_weizsaecker,
 )
 from taufree.physics.kinetic import Deorbitalizer
-from taufree.physics.parents import PARENTS, Parent, energy_density
+from taufree.physics.parents import energy_density, parent_named
 from taufree.quantities import GridDensity
 
 MHA = 1000.0
-
-
-def parent_of(record: ReferenceDensity) -> Parent:
-    """The parent functional of a record."""
-    return next(parent for parent in PARENTS.values() if parent.xc == record.parent)
 
 
 def spin_scaled(density: GridDensity) -> tuple[Tensor, Tensor]:
@@ -92,7 +87,7 @@ def errors(record: ReferenceDensity, alpha: Tensor) -> dict[str, float]:
     tau = tau_weizsaecker(rho, sigma) + alpha * tau_uniform(rho)
     variables = [x.detach().requires_grad_() for x in (rho, sigma, tau)]
     with torch.enable_grad():
-        exc = energy_density(parent_of(record), *variables)
+        exc = energy_density(parent_named(record.parent), *variables)
         derivatives = torch.autograd.grad(exc.sum(), variables)
     d_exc = exc.detach() * held - record.exc
     exact = (record.vrho, record.vsigma, record.vtau)

@@ -49,7 +49,8 @@ def evaluate(
     split : "train", "validation" or "test"
         Its distinct systems (no stretched ones, no fields) are calculated ...
     systems : sequence of System, optional
-        ... unless these are named.
+        ... unless these are named. Whatever their ``parent``, the model's own is what it is
+        compared with.
     out : Path, optional
         Folder that keeps every finished calculation: an interrupted evaluation goes on there, and
         another model's evaluation takes over the parent's results.
@@ -73,7 +74,7 @@ def evaluate(
     Raises
     ------
     UserError
-        Nothing to calculate, a system of another parent, or no scheduler answers.
+        Nothing to calculate, or no scheduler answers.
     """
     functional = load_model(model) if isinstance(model, str) else model
     chosen = _chosen(split, systems, functional)
@@ -106,18 +107,12 @@ def _chosen(split: Split, systems: Sequence[System] | None, functional: Function
         systems = [s for s in systems_of(split) if s.kind in DISTINCT]
     if not systems:
         raise UserError("no system to calculate: name some, or choose a split")
-    for system in systems:
-        if system.parent != functional.parent.xc:
-            raise UserError(
-                f"{system.name} is to be calculated with {system.parent}, but the model stands "
-                f"for {functional.parent.xc}: choose other systems or another model"
-            )
-    return list(systems)
+    return [replace(system, parent=functional.parent.xc) for system in systems]
 
 
 def _free_atoms(system: System) -> Iterator[System]:
     for symbol in atoms_of(system):
-        yield replace(atom(symbol), basis=system.basis)
+        yield replace(atom(symbol), basis=system.basis, parent=system.parent)
 
 
 def _line(system: System, runs: Mapping[Task, Run]) -> dict[str, Any]:

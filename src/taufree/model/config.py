@@ -15,7 +15,7 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    parent: Literal["ms2"] = "ms2"
+    parent: Literal["ms2", "r2scan"] = "ms2"
     min_exponent: float = Field(0.1, gt=0)
     """Exponent of the broadest Gaussian; each further one is twice as sharp."""
     n_radial: tuple[int, int, int] = (12, 5, 4)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from taufree.data.reparent import with_parent
 from taufree.data.store import ReferenceDensity
 from taufree.functional import RHO_THRESHOLD
 from taufree.model.attention import Bonds, bonds_between, make_bonds
@@ -19,6 +20,7 @@ from taufree.physics.descriptors import (
     lda_exchange,
     reduced_gradient_squared,
 )
+from taufree.physics.parents import PARENTS
 
 APART = 2.0**14
 """Distance (bohr) between the densities of a batch, which share one map: far out of reach, and a
@@ -51,7 +53,11 @@ class Sample:
 
 
 def samples_of(record: ReferenceDensity, config: ModelConfig) -> Iterable[Sample]:
-    """One sample for a closed shell, one for each occupied spin channel otherwise."""
+    """One sample for a closed shell, one for each occupied spin channel otherwise.
+
+    The exchange to learn is that of the model's parent, whatever functional made the density.
+    """
+    record = with_parent(record, PARENTS[config.parent].xc)
     density = record.density
     scale = density.n_spin
     for spin in range(scale):
