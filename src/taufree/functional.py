@@ -14,6 +14,7 @@ from taufree.model.network import Network, local_inputs, token_values
 from taufree.model.tokens import TokenMap, images
 from taufree.physics.descriptors import (
     contracted_gradient,
+    kinetic_energy_density,
     lda_exchange,
     reduced_gradient_squared,
 )
@@ -105,10 +106,33 @@ class Functional:
         )
         return held * lda_exchange(rho) * self.parent.enhancement(p, alpha.double())
 
+    @torch.no_grad()
+    def tau(self, rho: Tensor, grad_rho: Tensor, weights: Tensor, geometry: Geometry) -> Tensor:
+        """τ̃ = τ_W + α̃ τ_unif, (n_points,), for a correlation that needs it; no derivatives."""
+        token_map, network = geometry.token_map, self.network
+        rho, grad_rho, held = hold(rho, grad_rho)
+        values = token_values(local_inputs(rho, grad_rho), weights * rho * held)
+        answers = network.answers(token_map.to_tokens(values.to(self.dtype)), geometry.bonds)
+        tau = torch.empty_like(rho)
+        for points, tiles in token_map.blocks():
+            n, g = rho[points], grad_rho[points]
+            f = token_map.scatter(*answers, tiles)
+            a, _ = network.head(local_inputs(n, g).to(self.dtype), f)
+            tau[points] = kinetic_energy_density(n, contracted_gradient(g), a.double())
+        return tau * held
+
     def potential(
-        self, rho: Tensor, grad_rho: Tensor, weights: Tensor, geometry: Geometry
+        self,
+        rho: Tensor,
+        grad_rho: Tensor,
+        weights: Tensor,
+        geometry: Geometry,
+        vtau: Tensor | None = None,
     ) -> Potential:
         """Energy and functional derivative, block by block in bounded memory.
+
+        With ``vtau`` (n_points,), the derivatives are those of E_x + Σ_j vtau_j τ̃_j: for a
+        correlation energy of τ̃, whose ∂E_c/∂τ̃_j goes in here and so through the network.
 
         `energy_density` cut at its two linear maps: tokens read the density; each block of points
         reads the tokens, runs its experts and goes backward at once; what flows back into the
@@ -130,10 +154,15 @@ class Functional:
             with torch.enable_grad():
                 n, g = leaf(rho[points]), leaf(grad_rho[points])
                 f = leaf(token_map.scatter(z, y, tiles))
-                p = reduced_gradient_squared(n, contracted_gradient(g))
+                sigma = contracted_gradient(g)
+                p = reduced_gradient_squared(n, sigma)
                 a, gate = network.head(local_inputs(n, g).to(self.dtype), f)
                 e = held[points] * lda_exchange(n) * parent.enhancement(p, a.double())
-                d_n, d_g, d_f = torch.autograd.grad(weights[points] @ e, (n, g, f))
+                energy = weights[points] @ e
+                if vtau is not None:
+                    tau = held[points] * kinetic_energy_density(n, sigma, a.double())
+                    energy = energy + vtau[points] @ tau
+                d_n, d_g, d_f = torch.autograd.grad(energy, (n, g, f))
             exc[points], alpha[points] = e.detach(), a.detach().double()
             gates[points] = gate.detach()
             vrho[points], vgrad[points] = d_n, d_g

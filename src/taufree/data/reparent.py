@@ -26,7 +26,7 @@ def with_parent(record: ReferenceDensity, xc: str) -> ReferenceDensity:
     if record.parent == xc:
         return record
     density = record.density
-    fields = (x.numpy() for x in (density.rho, density.grad_rho, record.tau))
-    exchange = parent_exchange(*fields, xc)
+    rho, grad_rho, tau = (x.numpy() for x in (density.rho, density.grad_rho, record.tau))
+    exchange = parent_exchange(rho, grad_rho, tau, xc)
     tensors: dict[str, Any] = {key: torch.from_numpy(x) for key, x in exchange.items()}
     return replace(record, parent=xc, e_tot=float("nan"), **tensors)

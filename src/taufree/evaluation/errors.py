@@ -28,10 +28,9 @@ from taufree.functional import Functional, hold
 from taufree.physics.descriptors import (
     contracted_gradient,
     iso_orbital_indicator,
+    kinetic_energy_density,
     reduced_gradient_squared,
     reduced_laplacian,
-    tau_uniform,
-    tau_weizsaecker,
 )
 from taufree.physics.kinetic import Deorbitalizer
 from taufree.physics.parents import energy_density, parent_named
@@ -84,7 +83,7 @@ def errors(record: ReferenceDensity, alpha: Tensor) -> dict[str, float]:
     neither energy nor potential, and the parent's own count as errors.
     """
     rho, sigma, held = hold(*spin_scaled(record.density))
-    tau = tau_weizsaecker(rho, sigma) + alpha * tau_uniform(rho)
+    tau = kinetic_energy_density(rho, sigma, alpha)
     variables = [x.detach().requires_grad_() for x in (rho, sigma, tau)]
     with torch.enable_grad():
         exc = energy_density(parent_named(record.parent), *variables)

@@ -49,18 +49,26 @@ class ExchangeCorrelation:
         ``rho`` and the derivatives are (n_spin, 4, n_points). Exchange by spin scaling: half the
         unpolarized energy of twice each spin density.
         """
-        n_spin = len(rho)
-        exc, vxc = libxc_eff(self.functional.parent.correlation, rho)
-        energy = float((rho[:, 0].sum(0) * exc) @ self.weights)
-        derivative = vxc * self.weights
+        n_spin, functional, device = len(rho), self.functional, self.functional.device
         density = torch.from_numpy(n_spin * rho)
         points, geometry = self.geometry(density[:, 0])
-        device = self.functional.device
         w = torch.from_numpy(self.weights)[points].to(device)
-        for s in range(n_spin):
-            rho_s = density[s, 0, points].to(device)
-            grad_rho = density[s, 1:, points].T.to(device)
-            part = self.functional.potential(rho_s, grad_rho, w, geometry)
+        channels = [(d[0, points].to(device), d[1:, points].T.to(device)) for d in density]
+
+        seen: Any = 1.0
+        if functional.parent.correlation_needs_tau:  # τ̃ of a spin is that of twice its density, /2
+            tau = np.zeros_like(rho[:, :1])
+            for s, channel in enumerate(channels):
+                tau[s, 0, points] = functional.tau(*channel, w, geometry).cpu() / n_spin
+            seen = n_spin * rho[:, :1] > RHO_THRESHOLD  # without τ̃ there is no correlation either
+            rho = seen * np.concatenate([rho, tau], 1)
+        exc, vxc = libxc_eff(functional.parent.correlation, rho)
+        energy = float((rho[:, 0].sum(0) * exc) @ self.weights)
+        vxc = vxc * seen * self.weights
+        derivative, vtau = vxc[:, :4], torch.from_numpy(vxc[:, 4:])[..., points].to(device)
+
+        for s, channel in enumerate(channels):
+            part = functional.potential(*channel, w, geometry, *vtau[s])
             energy += float(part.exc @ w) / n_spin
             derivative[s, 0, points] += part.vrho.cpu().numpy()
             derivative[s, 1:, points] += part.vgrad.cpu().numpy()
@@ -99,12 +107,16 @@ def nuclei(mol: Any) -> np.ndarray:
 
 
 def libxc_eff(xc_code: str, rho: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Energy per electron and derivatives of a libxc functional; rho (n_spin, 4, n_points)."""
+    """Energy per electron and derivatives of a libxc functional; rho (n_spin, 4 or 5, n_points).
+
+    The rows are ρ, ∇ρ and, for a meta-GGA, τ.
+    """
     plain = numint.NumInt()
+    xctype = "GGA" if rho.shape[1] == 4 else "MGGA"
     if len(rho) == 1:
-        exc, vxc = plain.eval_xc_eff(xc_code, rho[0], deriv=1, xctype="GGA", spin=0)[:2]
+        exc, vxc = plain.eval_xc_eff(xc_code, rho[0], deriv=1, xctype=xctype, spin=0)[:2]
         return exc, vxc[None]
-    exc, vxc = plain.eval_xc_eff(xc_code, rho, deriv=1, xctype="GGA", spin=1)[:2]
+    exc, vxc = plain.eval_xc_eff(xc_code, rho, deriv=1, xctype=xctype, spin=1)[:2]
     return exc, vxc
 
 

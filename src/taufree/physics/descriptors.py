@@ -48,6 +48,11 @@ def iso_orbital_indicator(rho: Tensor, sigma: Tensor, tau: Tensor) -> Tensor:
     return (excess / tau_uniform(rho.clamp_min(RHO_TINY))).clamp_min(0)
 
 
+def kinetic_energy_density(rho: Tensor, sigma: Tensor, alpha: Tensor) -> Tensor:
+    """τ = τ_W + α τ_unif: what an α stands for."""
+    return tau_weizsaecker(rho, sigma) + alpha * tau_uniform(rho)
+
+
 def lda_exchange(rho: Tensor) -> Tensor:
     """ρ ε_x^LDA = −(3/4)(3/π)^{1/3} ρ^{4/3}, energy per volume."""
     return C_X * rho.clamp_min(0) ** (4 / 3)
