@@ -38,6 +38,7 @@ LEVELS: Mapping[Split, tuple[int, ...]] = {
     "validation": (1, 2, 3),
     "test": (1, 2, 3),
 }
+CRYSTAL_LEVELS = (1,)  # of all splits: points are many, and repeat themselves by symmetry
 CONNECT_SECONDS = 10
 
 
@@ -91,7 +92,7 @@ def build(
     out
         Folder of the HDF5 files and of ``manifest.json``; all workers must see it.
     levels
-        PySCF grid levels; None: those of ``LEVELS`` for the system's split.
+        PySCF grid levels; None: those of `default_levels`.
     scheduler
         Address of a running Dask scheduler; None: a local cluster of ``workers`` processes
         (default: one a core) with one thread each.
@@ -113,7 +114,7 @@ def build(
         entries = read_manifest(out)
         tasks = []
         for system in sorted(systems, key=_cost, reverse=True):  # large ones first pack best
-            grids = tuple(levels or LEVELS[split_of(system.formula)])
+            grids = tuple(levels or default_levels(system))
             key = digest(system, grids)
             entry = _known(out, entries.get(system.name), system, key)
             if entry is None or (retry_failed and entry.status == "failed"):
@@ -132,8 +133,13 @@ def build(
 Task = tuple[System, tuple[int, ...], str]  # system, grid levels, digest
 
 
+def default_levels(system: System) -> tuple[int, ...]:
+    """Grid levels of a system's record: a crystal's, or those of a molecule's split."""
+    return CRYSTAL_LEVELS if system.period else LEVELS[split_of(system.formula)]
+
+
 def _cost(system: System) -> int:
-    return system.n_electrons * len(system.symbols) * (2 if system.spin else 1)
+    return system.n_electrons * len(system.symbols) * (2 if system.polarized else 1)
 
 
 def _known(out: Path, entry: Entry | None, system: System, key: str) -> Entry | None:

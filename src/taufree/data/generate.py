@@ -10,17 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 from pyscf import dft, gto
 
+from taufree.data import periodic
 from taufree.data.systems import System
 from taufree.physics.parents import parent_named
 
 Array = NDArray[np.float64]
 
 RHO_MIN = 1e-12  # bohr⁻³: points with less in every spin channel, or weight 0, are left out
+MISSING = 2e-3  # largest relative error of ∫ρ: a density that its grid does not hold is of no use
 ITERATES = 3  # SCF cycles whose densities are kept beside the first guess
 
 
 class NotConvergedError(RuntimeError):
-    """Neither DIIS, nor a level shift, nor second-order SCF converged."""
+    """No method that was tried converged."""
+
+
+class GridError(RuntimeError):
+    """The grid does not integrate the density to its number of electrons."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,8 @@ def calculate(system: System, levels: Iterable[int]) -> ParentRecord:
     ------
     NotConvergedError
         If the self-consistent calculation fails by every method tried.
+    GridError
+        If a grid loses electrons.
     """
     matrices: dict[str, Array] = {}
     cycles = 0
@@ -65,6 +73,12 @@ def calculate(system: System, levels: Iterable[int]) -> ParentRecord:
         for level in levels
         for kind, dm in matrices.items()
     }
+    for (_, level), arrays in densities.items():
+        electrons = float((arrays["rho"] @ arrays["weights"]).sum())
+        if abs(electrons - system.n_electrons) > MISSING * system.n_electrons:
+            raise GridError(
+                f"{electrons:.4f} of {system.n_electrons} electrons on the grid of level {level}"
+            )
     return ParentRecord(system, float(mf.e_tot), cycles, densities)
 
 
@@ -74,9 +88,15 @@ def converge_parent(
     """Density-fitted RKS or UKS of the parent functional with PySCF's defaults.
 
     If the default DIIS does not converge, a level shift and then second-order SCF go on from
-    where it stopped. ``callback`` is called in every cycle of each.
+    where it stopped. ``callback`` is called in every cycle of each. Of a crystal only the default
+    is tried, see `taufree.data.periodic`.
     """
     mf = mean_field(system)
+    if system.period:
+        periodic.converge(mf, system.period, callback)
+        if not mf.converged:
+            raise NotConvergedError(f"no convergence by DIIS in {mf.max_cycle} cycles")
+        return mf
     mf.callback = callback
     mf.kernel()
     if not mf.converged:
@@ -92,7 +112,12 @@ def converge_parent(
 
 
 def mean_field(system: System) -> dft.rks.RKS:
-    """Density-fitted RKS or, with unpaired electrons, UKS of the parent; PySCF's defaults."""
+    """Density-fitted RKS or, with unpaired electrons, UKS of the parent; PySCF's defaults.
+
+    A crystal's is KRKS or KUKS, see `taufree.data.periodic.mean_field`.
+    """
+    if system.period:
+        return periodic.mean_field(system)
     mol = gto.M(
         atom=list(zip(system.symbols, system.positions, strict=True)),
         unit="Bohr",
@@ -119,7 +144,7 @@ def _apply_field(mf: dft.rks.RKS, field: Array) -> None:
 
 
 def grid_record(mf: dft.rks.RKS, dm: Array, level: int, parent: str) -> dict[str, Array]:
-    """Density, orbitals' τ and the parent's exchange on the Becke grid of ``level``.
+    """Density, orbitals' τ and the parent's exchange on the grid of ``level``.
 
     Returns
     -------
@@ -129,6 +154,24 @@ def grid_record(mf: dft.rks.RKS, dm: Array, level: int, parent: str) -> dict[str
         `parent_exchange`.
         τ = ½ Σ_ij D_ij ∇χ_i·∇χ_j, which is ½ Σ|∇φ|² for the density matrix of orbitals.
     """
+    coords, weights, field = (periodic.fields if hasattr(mf, "kpts") else _fields)(mf, dm, level)
+    keep = np.any(field[:, 0] > RHO_MIN, axis=0) & (weights != 0)
+    field = field[..., keep]
+    rho, grad_rho = field[:, 0], field[:, 1:4].transpose(0, 2, 1)
+    lapl, tau = field[:, 4], field[:, 5]
+    return {
+        "coords": coords[keep],
+        "weights": weights[keep],
+        "rho": rho,
+        "grad_rho": grad_rho,
+        "lapl": lapl,
+        "tau": tau,
+        **parent_exchange(rho, grad_rho, tau, parent),
+    }
+
+
+def _fields(mf: dft.rks.RKS, dm: Array, level: int) -> tuple[Array, Array, Array]:
+    """Points, weights, and ρ, ∇ρ, ∇²ρ, τ of each spin channel, (n_spin, 6, n_points)."""
     grids = dft.gen_grid.Grids(mf.mol)
     grids.level = level
     grids.build()
@@ -138,20 +181,7 @@ def grid_record(mf: dft.rks.RKS, dm: Array, level: int, parent: str) -> dict[str
         [ni.eval_rho(mf.mol, ao, d, mask, xctype="MGGA", hermi=1, with_lapl=True) for d in dms]
         for ao, mask, _, _ in ni.block_loop(mf.mol, grids, dms.shape[-1], deriv=2)
     ]
-    field = np.concatenate(blocks, axis=-1)  # (n_spin, 6, n_points): rho, grad(3), lapl, tau
-    keep = np.any(field[:, 0] > RHO_MIN, axis=0) & (grids.weights != 0)
-    field = field[..., keep]
-    rho, grad_rho = field[:, 0], field[:, 1:4].transpose(0, 2, 1)
-    lapl, tau = field[:, 4], field[:, 5]
-    return {
-        "coords": grids.coords[keep],
-        "weights": grids.weights[keep],
-        "rho": rho,
-        "grad_rho": grad_rho,
-        "lapl": lapl,
-        "tau": tau,
-        **parent_exchange(rho, grad_rho, tau, parent),
-    }
+    return grids.coords, grids.weights, np.concatenate(blocks, axis=-1)
 
 
 def parent_exchange(rho: Array, grad_rho: Array, tau: Array, parent: str) -> dict[str, Array]:

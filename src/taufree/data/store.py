@@ -1,7 +1,7 @@
 """Records on disk: one HDF5 file a system, and a manifest with their checksums.
 
 Layout of a file: attributes say what was calculated, by which versions, and how it went; datasets
-``positions`` (bohr) and ``numbers``; one group a density, named ``converged-2`` (density kind, grid
+``positions`` (bohr) and ``numbers``, and of a crystal ``lattice`` (cell vectors as rows, bohr); one group a density, named ``converged-2`` (density kind, grid
 level), with the arrays of `taufree.data.generate.grid_record`.
 """
 
@@ -70,10 +70,11 @@ class ReferenceDensity:
     grid_level: int
     density_kind: str
     e_tot: float
+    core_electrons: int = 0  # in a pseudopotential
 
     @property
     def n_electrons(self) -> int:
-        return sum(self.numbers) - self.charge
+        return sum(self.numbers) - self.charge - self.core_electrons
 
     @property
     def e_x(self) -> Tensor:
@@ -127,6 +128,15 @@ def write_record(folder: Path, record: ParentRecord, digest: str) -> Entry:
         )
         file["positions"] = np.array(system.positions)
         file["numbers"] = system.numbers
+        if period := system.period:
+            file["lattice"] = np.array(period.vectors)
+            file.attrs.update(
+                mesh=period.mesh,
+                smearing=period.smearing,
+                pseudo=period.pseudo or "",
+                core_electrons=period.core_electrons,
+                exp_to_discard=period.exp_to_discard,
+            )
         for (density_kind, level), arrays in record.densities.items():
             group = file.create_group(f"{density_kind}-{level}")
             group.attrs.update(density_kind=density_kind, grid_level=level)
@@ -204,10 +214,11 @@ def _open(content: bytes, path: Path) -> h5py.File:
 def _reference(file: h5py.File, group: h5py.Group) -> ReferenceDensity:
     tensors = {key: torch.from_numpy(values[()]) for key, values in group.items()}
     centers = torch.from_numpy(file["positions"][()])
+    lattice = torch.from_numpy(file["lattice"][()]) if "lattice" in file else None
     grid = {key: tensors.pop(key) for key in ("coords", "weights", "rho", "grad_rho")}
     attrs = file.attrs
     return ReferenceDensity(
-        density=GridDensity(**grid, centers=centers),
+        density=GridDensity(**grid, centers=centers, lattice=lattice),
         **tensors,
         name=str(attrs["name"]),
         formula=str(attrs["formula"]),
@@ -219,6 +230,7 @@ def _reference(file: h5py.File, group: h5py.Group) -> ReferenceDensity:
         grid_level=int(group.attrs["grid_level"]),
         density_kind=str(group.attrs["density_kind"]),
         e_tot=float(attrs["e_tot"]),
+        core_electrons=int(attrs.get("core_electrons", 0)),
     )
 
 

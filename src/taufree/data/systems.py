@@ -13,6 +13,9 @@ dimers     weakly bound dimers, none of them in the S22 set (that one is for eva
 stretched  g2 molecules of the training split, all distances scaled
 fields     training molecules in a weak uniform electric field
 iterates   training molecules with their densities from the first guess on
+crystals   all-electron crystals, see `taufree.data.crystals`
+crystals-  some of them with Goedecker-Teter-Hutter pseudopotentials: valence densities
+gth
 ========== ==================================================================================
 """
 
@@ -36,7 +39,7 @@ from ase.units import Bohr
 
 KINDS = (
     "g2", "atoms", "ions", "diatomics", "molecules", "compounds", "dimers", "stretched", "fields",
-    "iterates",
+    "iterates", "crystals", "crystals-gth",
 )  # fmt: skip
 STRETCHED = (
     "H2", "LiH", "CH4", "NH3", "H2O", "HF", "HCl", "N2", "O2", "F2", "CO2", "HCN", "SH2", "SiH4",
@@ -53,8 +56,31 @@ DIFFUSE = "def2-tzvpd"  # anions and van der Waals tails
 
 
 @dataclass(frozen=True)
+class Periodicity:
+    """How a crystal repeats, and what its calculation needs beyond a molecule's.
+
+    ``vectors`` are the rows of the cell, bohr; ``mesh`` the k-points along each, Γ among them;
+    ``smearing`` the width of Gaussian occupations, hartree (0: none). ``moments``, of each atom in
+    μB, start a spin-polarized calculation; none: closed shells. ``core_electrons`` are those that
+    the pseudopotential stands for; None: all-electron. Orbitals with smaller exponents than
+    ``exp_to_discard`` are left out of the basis: in a crystal they are nearly linearly dependent.
+    """
+
+    vectors: tuple[tuple[float, float, float], ...]
+    mesh: tuple[int, int, int]
+    smearing: float = 0.0
+    moments: tuple[float, ...] = ()
+    pseudo: str | None = None
+    core_electrons: int = 0
+    exp_to_discard: float = 0.1
+
+
+@dataclass(frozen=True)
 class System:
-    """One calculation of the parent: positions in bohr, spin = N↑ − N↓, field in atomic units."""
+    """One calculation of the parent: positions in bohr, spin = N↑ − N↓, field in atomic units.
+
+    A crystal has a ``period``; its spin is found by the calculation, and ``spin`` stays 0.
+    """
 
     name: str
     symbols: tuple[str, ...]
@@ -66,6 +92,7 @@ class System:
     kind: str = "g2"
     field: tuple[float, float, float] = (0.0, 0.0, 0.0)
     iterates: bool = False
+    period: Periodicity | None = None
 
     @classmethod
     def from_ase(cls, name: str, atoms: Atoms, **options: Any) -> System:
@@ -77,7 +104,12 @@ class System:
 
     @property
     def formula(self) -> str:
-        """Hill formula as ASE writes it, with the charge of an ion: ``CH2O``, ``Na+``, ``Mg+2``."""
+        """Hill formula as ASE writes it, with the charge of an ion: ``CH2O``, ``Na+``, ``Mg+2``.
+
+        A crystal's is that of its composition, marked as a solid: ``FLi(s)``, ``C(s)``.
+        """
+        if self.period:
+            return Formula.from_list(list(self.symbols)).reduce()[0].format("hill") + "(s)"
         formula = Formula.from_list(list(self.symbols)).format("hill")
         if not self.charge:
             return formula
@@ -91,12 +123,24 @@ class System:
 
     @property
     def n_electrons(self) -> int:
-        return sum(self.numbers) - self.charge
+        return sum(self.numbers) - self.charge - self.core_electrons
+
+    @property
+    def core_electrons(self) -> int:
+        """Electrons that a pseudopotential stands for."""
+        return self.period.core_electrons if self.period else 0
+
+    @property
+    def polarized(self) -> bool:
+        """Whether spin-up and spin-down densities differ."""
+        return bool(self.spin or (self.period and self.period.moments))
 
 
 @cache
 def registry() -> MappingProxyType[str, System]:
     """Every system by its name, in the order of ``KINDS``."""
+    from taufree.data.crystals import crystals  # which builds on this module
+
     systems = [
         *g2_systems(), *_atoms(), *_diatomics(), *_tabulated(), *_compounds(), *_stretched(),
         *_in_fields(), *_iterated(),

@@ -1,0 +1,129 @@
+"""Crystals in PySCF: Gaussian density fitting and Becke grids, or pseudopotentials and FFT grids.
+
+An all-electron crystal has atom-centred (Becke) grids and PySCF's Gaussian density fitting, which
+splits the Coulomb interaction by range: what is short-ranged is summed in real space, the rest on
+plane waves up to ``PLANE_WAVES``. One with pseudopotentials lives on the uniform grid that its
+basis asks for, with fast Fourier transforms.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pyscf.pbc import dft, gto
+from pyscf.pbc.dft import numint
+
+from taufree.data.systems import Periodicity, System
+
+Array = NDArray[np.float64]
+
+GRID_LEVEL = 1
+PLANE_WAVES = 25.0
+"""Kinetic energy cutoff (Ha) of the long-ranged part: more leaves less to costly real space."""
+MAX_CYCLES = 50
+MAX_SECONDS = 900.0
+"""Processor time after which a calculation is given up."""
+
+
+def mean_field(system: System) -> dft.krks.KRKS:
+    """KRKS or, with magnetic moments, KUKS of the parent; PySCF's defaults but for the above."""
+    period = system.period
+    assert period is not None
+    cell = gto.Cell(
+        atom=list(zip(system.symbols, system.positions, strict=True)),
+        a=np.array(period.vectors),
+        unit="Bohr",
+        basis=system.basis,
+        pseudo=period.pseudo,
+        charge=system.charge,
+        spin=None,  # that of all k-points together, even or odd
+        exp_to_discard=None if period.pseudo else period.exp_to_discard,
+        verbose=0,
+    )
+    cell.build(dump_input=False, parse_arg=False)
+    mf = (dft.KUKS if period.moments else dft.KRKS)(
+        cell, cell.make_kpts(period.mesh), xc=system.parent
+    )
+    if period.pseudo is None:
+        mf = mf.density_fit()
+        mf.with_df.mesh = cell.cutoff_to_mesh(PLANE_WAVES)
+        mf.grids = dft.BeckeGrids(cell)
+        mf.grids.level = GRID_LEVEL
+    if period.smearing:
+        mf = mf.smearing(sigma=period.smearing, method="gauss")
+    mf._numint = RememberingNumInt()
+    mf.max_cycle = MAX_CYCLES
+    mf.chkfile = None
+    return mf
+
+
+def converge(
+    mf: dft.krks.KRKS, period: Periodicity, callback: Callable[[dict[str, Any]], None] | None = None
+) -> None:
+    """Run the SCF, from a magnetic first guess where there are moments; see ``mf.converged``."""
+    end = time.process_time() + MAX_SECONDS
+
+    def watch(scf: dict[str, Any]) -> None:
+        if callback:
+            callback(scf)
+        if time.process_time() > end:
+            raise TimeoutError(f"not converged in {MAX_SECONDS:g} s of processor time")
+
+    mf.callback = watch
+    mf.kernel(magnetic_guess(mf, period.moments) if period.moments else None)
+
+
+def magnetic_guess(mf: dft.kuks.KUKS, moments: tuple[float, ...]) -> Array:
+    """The default guess with each atom's share of the density matrix made spin-polarized.
+
+    Shapes: (2, n_k, n_ao, n_ao).
+    """
+    cell = mf.cell
+    guess = np.sum(np.asarray(mf.get_init_guess()), axis=0)
+    polarization = np.zeros(cell.nao)
+    for (_, _, first, last), charge, moment in zip(
+        cell.aoslice_by_atom(), cell.atom_charges(), moments, strict=True
+    ):
+        polarization[first:last] = moment / charge
+    mean = (polarization[:, None] + polarization) / 2
+    return np.stack([guess * (1 + mean) / 2, guess * (1 - mean) / 2])
+
+
+def fields(mf: dft.krks.KRKS, dm: Array, level: int) -> tuple[Array, Array, Array]:
+    """Points, weights, and ρ, ∇ρ, ∇²ρ, τ of each spin channel, (n_spin, 6, n_points).
+
+    A uniform grid is the same for every level.
+    """
+    cell, kpts = mf.cell, mf.kpts
+    grids = mf.grids
+    if isinstance(grids, dft.BeckeGrids):
+        grids = dft.BeckeGrids(cell)
+        grids.level = level
+        grids.build()
+    ni = numint.KNumInt()
+    dms = np.asarray(dm).reshape(-1, *np.shape(dm)[-3:])
+    blocks = [
+        [ni.eval_rho(cell, ao, d, mask, xctype="MGGA", hermi=1, with_lapl=True) for d in dms]
+        for ao, _, mask, _, _ in ni.block_loop(cell, grids, deriv=2, kpts=kpts, max_memory=500)
+    ]
+    return grids.coords, grids.weights, np.concatenate(blocks, axis=-1)
+
+
+class RememberingNumInt(numint.KNumInt):
+    """PySCF's integrator for one cell, grid and k mesh: orbital values are kept between cycles."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kept: dict[int, list[Any]] = {}  # by order of derivatives
+
+    def block_loop(
+        self, cell: Any, grids: Any, nao: Any = None, deriv: int = 0, *args: Any, **options: Any
+    ) -> Iterator[Any]:
+        """Blocks as PySCF makes them: values (twice), mask, weights, coordinates."""
+        if deriv not in self._kept:
+            self._kept[deriv] = list(super().block_loop(cell, grids, nao, deriv, *args, **options))
+        yield from self._kept[deriv]
