@@ -5,7 +5,9 @@ from importlib.resources import files
 
 import pytest
 from ase.collections import g2
+from ase.formula import Formula
 
+from taufree.data.crystals import bonding
 from taufree.data.splits import split_of, systems_of
 from taufree.data.systems import registry
 from taufree.errors import UserError
@@ -39,6 +41,24 @@ def test_isomers_and_spin_states_stay_together() -> None:
 def test_variants_are_of_training_formulas_only(kind: str) -> None:
     variants = [system for system in registry().values() if system.kind == kind]
     assert {split_of(system.formula) for system in variants} == {"train"}
+
+
+def test_a_compound_s_crystal_and_molecule_stay_together() -> None:
+    of_molecule = {
+        Formula(system.formula).reduce()[0].format("hill"): split_of(system.formula)
+        for system in registry().values()
+        if not system.period and not system.charge
+    }
+    for system in registry().values():
+        composition = system.formula.removesuffix("(s)")
+        if system.period and len(set(system.symbols)) > 1 and composition in of_molecule:
+            assert split_of(system.formula) == of_molecule[composition], system.name
+
+
+def test_tested_crystals_cover_every_bonding() -> None:
+    tested = {s.name for s in systems_of("test") if s.kind == "crystals"} & set(bonding())
+    assert len(tested) >= 12
+    assert {bonding()[name] for name in tested} == set(bonding().values())
 
 
 def test_every_element_of_the_test_split_is_trained_on() -> None:

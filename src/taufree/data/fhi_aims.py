@@ -81,6 +81,7 @@ def read_fhi_aims(
         parent=parent,
         numbers=system.numbers,
         charge=charge,
+        core_electrons=0,
         spin=round(float((rho[0] - rho[-1]) @ weights)),
         grid_level=0,
         density_kind="converged",

@@ -40,11 +40,13 @@ def mean_field(system: System) -> dft.krks.KRKS:
         basis=system.basis,
         pseudo=period.pseudo,
         charge=system.charge,
-        spin=None,  # that of all k-points together, even or odd
+        spin=None,  # whatever the electrons of one cell need
         exp_to_discard=None if period.pseudo else period.exp_to_discard,
         verbose=0,
     )
     cell.build(dump_input=False, parse_arg=False)
+    if period.moments:
+        cell.spin = 0  # of all k-points together, to begin with; smeared electrons change it
     mf = (dft.KUKS if period.moments else dft.KRKS)(
         cell, cell.make_kpts(period.mesh), xc=system.parent
     )

@@ -5,6 +5,11 @@ geometries and iterates of a formula stay together. ``splits.json`` was written 
 diversity, before any training, and does not change: the test formulas are the eight systems of the
 prototype (LiF CO S P2 PH2 CH C2H2 Na2) and others chosen among open shells, strained rings,
 aromatics, halides and main-group hydrides, with a few diatomics of the fourth period.
+
+Crystals, marked ``(s)``, are split by composition: polymorphs, strained volumes and those with
+pseudopotentials stay together, and a compound is in the split of the molecule of that composition
+(LiF). The twelve test compositions cover metals (Al Mg Cu), covalent (C Si SiC AlP GaAs), ionic
+(LiF KF Li2O), layered (graphite) and molecular (Ar) crystals.
 """
 
 from __future__ import annotations

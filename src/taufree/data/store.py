@@ -1,8 +1,9 @@
 """Records on disk: one HDF5 file a system, and a manifest with their checksums.
 
 Layout of a file: attributes say what was calculated, by which versions, and how it went; datasets
-``positions`` (bohr) and ``numbers``, and of a crystal ``lattice`` (cell vectors as rows, bohr); one group a density, named ``converged-2`` (density kind, grid
-level), with the arrays of `taufree.data.generate.grid_record`.
+``positions`` (bohr) and ``numbers``, of a crystal also ``lattice`` (cell vectors as rows, bohr);
+one group a density, named ``converged-2`` (density kind, grid level), with the arrays of
+`taufree.data.generate.grid_record`.
 """
 
 from __future__ import annotations
@@ -66,11 +67,11 @@ class ReferenceDensity:
     parent: str
     numbers: tuple[int, ...]
     charge: int
+    core_electrons: int  # in a pseudopotential
     spin: int
     grid_level: int
     density_kind: str
     e_tot: float
-    core_electrons: int = 0  # in a pseudopotential
 
     @property
     def n_electrons(self) -> int:
@@ -226,11 +227,11 @@ def _reference(file: h5py.File, group: h5py.Group) -> ReferenceDensity:
         parent=str(attrs["parent"]),
         numbers=tuple(int(z) for z in file["numbers"]),
         charge=int(attrs["charge"]),
+        core_electrons=int(attrs.get("core_electrons", 0)),
         spin=int(attrs["spin"]),
         grid_level=int(group.attrs["grid_level"]),
         density_kind=str(group.attrs["density_kind"]),
         e_tot=float(attrs["e_tot"]),
-        core_electrons=int(attrs.get("core_electrons", 0)),
     )
 
 

@@ -98,6 +98,7 @@ def first_guess(
         parent=parent,
         numbers=tuple(atoms.numbers.tolist()),
         charge=0,
+        core_electrons=0,
         spin=0,
         grid_level=grid_level,
         density_kind="initial",
