@@ -8,8 +8,8 @@ aromatics, halides and main-group hydrides, with a few diatomics of the fourth p
 
 Crystals, marked ``(s)``, are split by composition: polymorphs, strained volumes and those with
 pseudopotentials stay together, and a compound is in the split of the molecule of that composition
-(LiF). The twelve test compositions cover metals (Al Mg Cu), covalent (C Si SiC AlP GaAs), ionic
-(LiF KF Li2O), layered (graphite) and molecular (Ar) crystals.
+(LiF). The eleven test compositions cover metals (Al Mg Cu), covalent (C Si SiC AlP GaAs), ionic
+(LiF KF), layered (graphite) and molecular (Ar) crystals.
 """
 
 from __future__ import annotations

@@ -13,9 +13,8 @@ dimers     weakly bound dimers, none of them in the S22 set (that one is for eva
 stretched  g2 molecules of the training split, all distances scaled
 fields     training molecules in a weak uniform electric field
 iterates   training molecules with their densities from the first guess on
-crystals   all-electron crystals, see `taufree.data.crystals`
-crystals-  some of them with Goedecker-Teter-Hutter pseudopotentials: valence densities
-gth
+crystals   all-electron crystals, see `taufree.data.crystals`; ``crystals-gth``: a few of them
+           with Goedecker-Teter-Hutter pseudopotentials
 ========== ==================================================================================
 """
 
@@ -143,7 +142,7 @@ def registry() -> MappingProxyType[str, System]:
 
     systems = [
         *g2_systems(), *_atoms(), *_diatomics(), *_tabulated(), *_compounds(), *_stretched(),
-        *_in_fields(), *_iterated(),
+        *_in_fields(), *_iterated(), *crystals(),
     ]  # fmt: skip
     systems.sort(key=lambda system: KINDS.index(system.kind))
     by_name = {system.name: system for system in systems}
