@@ -101,7 +101,7 @@ def build(smiles: str) -> dict[str, Any] | None:
     return {
         "symbols": symbols,
         "spin": electrons % 2,
-        "basis": "def2-tzvp" if heavy <= 3 else "def2-svp",
+        "basis": "def2-tzvp" if heavy <= 2 else "def2-svp",
         "positions": [[round(x, 3) for x in row] for row in positions.tolist()],
     }
 
