@@ -41,6 +41,18 @@ class GridDensity:
         scaled = self.n_spin * self.rho, self.n_spin * self.grad_rho
         return list(zip(*scaled, strict=True))
 
+    def scaled(self, factor: float) -> GridDensity:
+        """ρ_λ(r) = λ³ρ(λr) on the grid and nuclei at r/λ: λ > 1 contracts, N stays."""
+        return replace(
+            self,
+            coords=self.coords / factor,
+            weights=self.weights / factor**3,
+            rho=self.rho * factor**3,
+            grad_rho=self.grad_rho * factor**4,
+            centers=self.centers / factor,
+            lattice=None if self.lattice is None else self.lattice / factor,
+        )
+
     def to(self, device: torch.device | str) -> GridDensity:
         """The same record with every tensor on ``device``."""
         fields = {

@@ -25,7 +25,6 @@ from taufree.evaluation.limits import (
     SEPARATIONS,
     evaluate,
     exchange_energy,
-    scale_uniformly,
     table,
 )
 from taufree.functional import RHO_THRESHOLD, Functional
@@ -45,7 +44,7 @@ LEFT_OUT = 1e-8
 
 def scaled(orbitals: OrbitalDensity, factor: float) -> tuple[torch.Tensor, ...]:
     """ρ, σ, τ, ∇²ρ of twice each spin density, or of a closed shell; τ and ∇²ρ scale as λ⁵."""
-    density = scale_uniformly(orbitals.density, factor)
+    density = orbitals.density.scaled(factor)
     n = density.n_spin
     rho, sigma = n * density.rho, contracted_gradient(n * density.grad_rho)
     return rho, sigma, n * factor**5 * orbitals.tau, n * factor**5 * orbitals.lapl
@@ -61,7 +60,7 @@ def test_parent_and_classic_deorbitalizers_obey_uniform_scaling(
     orbitals: OrbitalDensity, factor: float
 ) -> None:
     def e_x(factor: float) -> float:
-        weights = scale_uniformly(orbitals.density, factor).weights
+        weights = orbitals.density.scaled(factor).weights
         energy = energy_density(PARENTS["ms2"], *scaled(orbitals, factor)[:3])
         return float((energy @ weights).sum()) / orbitals.density.n_spin
 
@@ -76,16 +75,16 @@ def test_parent_and_classic_deorbitalizers_obey_uniform_scaling(
 
 def test_scaling_keeps_the_electrons_and_has_an_inverse(water: OrbitalDensity) -> None:
     density = replace(water.density, lattice=torch.eye(3, dtype=torch.float64))
-    contracted = scale_uniformly(density, 1.5)
+    contracted = density.scaled(1.5)
     n, same = (float((d.rho @ d.weights).sum()) for d in (density, contracted))
     assert same == pytest.approx(n, rel=ROUNDING)
-    back = scale_uniformly(contracted, 1 / 1.5)
+    back = contracted.scaled(1 / 1.5)
     torch.testing.assert_close(vars(back), vars(density), rtol=ROUNDING, atol=0)
 
 
 def test_slabs_of_all_densities_are_one_slab_scaled() -> None:
     dense, thin = jellium_slab(2.0), jellium_slab(6.0)
-    found = scale_uniformly(dense.density, 2 / 6)
+    found = dense.density.scaled(2 / 6)
     for key in ("coords", "rho", "grad_rho"):
         torch.testing.assert_close(getattr(found, key), getattr(thin.density, key))
     # at the barrier α → ∞ as the difference of τ and τ_W, which agree there

@@ -11,7 +11,7 @@ from taufree.model.config import ModelConfig
 from taufree.model.network import Network
 from taufree.training.config import TrainingConfig
 from taufree.training.losses import Losses
-from taufree.training.samples import draw, samples_of
+from taufree.training.samples import FACTORS, draw, samples_of, scaled_record
 
 CONFIG = ModelConfig()
 
@@ -68,3 +68,16 @@ def test_energy_loss_has_no_bias_from_the_draw(
             products.append((halves[0] * halves[1]).item())
     values = torch.tensor(products)
     assert abs(values.mean().item() - delta**2) < 4 * values.std().item() / len(values) ** 0.5
+
+
+def test_scaled_record_obeys_uniform_scaling(lithium: list[ReferenceDensity]) -> None:
+    """E_x[ρ_λ] = λE_x[ρ], and the parent's formula agrees at the scaled density and the same α."""
+    record = lithium[0]
+    scaled = scaled_record(record)
+    factor = float((scaled.e_x / record.e_x).item())
+    assert factor in [pytest.approx(f) for f in FACTORS]
+    before, after = (next(iter(samples_of(r, CONFIG))) for r in (record, scaled))
+    assert after.electrons == pytest.approx(before.electrons)
+    torch.testing.assert_close(after.p, before.p)
+    torch.testing.assert_close(after.exc / after.lda, before.exc / before.lda)
+    assert after.kind == "scaled"

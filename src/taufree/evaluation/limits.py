@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -98,19 +97,6 @@ def evaluate(model: str | Functional, data: Path, console: Console | None = None
     }
 
 
-def scale_uniformly(density: GridDensity, factor: float) -> GridDensity:
-    """ρ_λ(r) = λ³ρ(λr) on the grid and nuclei at r/λ: λ > 1 contracts, N stays."""
-    return replace(
-        density,
-        coords=density.coords / factor,
-        weights=density.weights / factor**3,
-        rho=density.rho * factor**3,
-        grad_rho=density.grad_rho * factor**4,
-        centers=density.centers / factor,
-        lattice=None if density.lattice is None else density.lattice / factor,
-    )
-
-
 def exchange_energy(parent: Parent, density: GridDensity, alpha: Tensor) -> float:
     """E_x = ½ Σσ ∫ e_x(2ρσ, α), or ∫ e_x(ρ, α) for a closed shell; α (n_spin, n_points)."""
     rho, sigma, held = hold(*spin_scaled(density))
@@ -162,7 +148,7 @@ def _uniform_scaling(functional: Functional, data: Path, console: Console | None
 
 def _scaling_errors(functional: Functional, record: ReferenceDensity) -> dict[str, Any]:
     def e_x(factor: float) -> float:
-        density = scale_uniformly(record.density, factor)
+        density = record.density.scaled(factor)
         return exchange_energy(functional.parent, density, model_alpha(functional, density)[0])
 
     unscaled = e_x(1.0)

@@ -34,7 +34,8 @@ class TrainingConfig(BaseModel):
     max_gradient: float = Field(0.1, gt=0)
     """Norm that the gradient is clipped to: no single batch may rule Muon's momentum."""
     shares: dict[str, float] = {}
-    """Share of the draws that goes to each kind of system; by default each density's is equal."""
+    """Share of the draws that goes to each kind of system; by default each density's is equal.
+    With a share for ``scaled``, uniformly scaled densities of G2 molecules join."""
     energy_weight: float = Field(1.0, ge=0)
     """Weight of the loss on ΔE_x beside that on ∫|Δe_x|."""
     balance_weight: float = Field(3e-3, ge=0)

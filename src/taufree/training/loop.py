@@ -6,6 +6,7 @@ import json
 import subprocess
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch.optim import Optimizer
 
 from taufree.console import stderr
 from taufree.data.splits import Split
-from taufree.data.store import iter_records, manifest_checksum, read_manifest
+from taufree.data.store import ReferenceDensity, iter_records, manifest_checksum, read_manifest
 from taufree.data.summary import elements
 from taufree.errors import UserError
 from taufree.model.network import Network
@@ -26,7 +27,7 @@ from taufree.training.checkpoint import load_checkpoint, save_checkpoint
 from taufree.training.config import TrainingConfig, read_config
 from taufree.training.losses import Losses
 from taufree.training.plots import plot_learning_curve
-from taufree.training.samples import Batch, Sample, draw, samples_of
+from taufree.training.samples import Batch, Sample, draw, samples_of, scaled_record
 
 
 def train(config_path: Path, *, resume: bool = True) -> dict[str, Any]:
@@ -168,12 +169,21 @@ def load_samples(config: TrainingConfig, split: Split) -> list[Sample]:
     with stderr.status(f"reading {split} densities"):
         samples = [
             sample
-            for record in iter_records(config.data, split=split, levels=config.levels)
+            for record in _records(config, split)
             for sample in samples_of(record, config.model)
         ]
     if not samples:
         raise UserError(f"{config.data} holds no {split} densities; run taufree data build first.")
     return samples
+
+
+def _records(config: TrainingConfig, split: Split) -> Iterator[ReferenceDensity]:
+    """Of a split; to train on, G2 densities of the coarsest grid once more, uniformly scaled."""
+    for record in iter_records(config.data, split=split, levels=config.levels):
+        yield record
+        coarsest = record.grid_level == min(config.levels)
+        if split == "train" and "scaled" in config.shares and record.kind == "g2" and coarsest:
+            yield scaled_record(record)
 
 
 @torch.no_grad()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,6 +23,8 @@ from taufree.physics.descriptors import (
 )
 from taufree.physics.parents import PARENTS
 
+FACTORS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.1, 1.25, 1.4, 1.7, 2.0)
+"""λ of uniformly scaled densities."""
 APART = 2.0**14
 """Distance (bohr) between the densities of a batch, which share one map: far out of reach, and a
 power of two, so that the points of one density stay together along the curve that orders them."""
@@ -92,6 +95,21 @@ def samples_of(record: ReferenceDensity, config: ModelConfig) -> Iterable[Sample
             weights=weights,
             probability=(probability / 2).float().clamp_min(0),
         )
+
+
+def scaled_record(record: ReferenceDensity) -> ReferenceDensity:
+    """The same density uniformly scaled by one of `FACTORS`, always the same for one name.
+
+    E_x[ρ_λ] = λE_x[ρ] holds for any parent that is a formula of p and α, and both are unchanged.
+    """
+    factor = FACTORS[zlib.crc32(record.name.encode()) % len(FACTORS)]
+    return replace(
+        record,
+        kind="scaled",
+        name=f"{record.name} scaled by {factor}",
+        density=record.density.scaled(factor),
+        exc=record.exc * factor**4,
+    )
 
 
 @dataclass(frozen=True)
