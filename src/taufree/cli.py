@@ -193,6 +193,47 @@ def evaluate_scf(
     return Report(result, scf.table(result))
 
 
+@evaluate.command("reactions")
+@reported(resume="Finished systems are kept; the same command goes on.")
+def evaluate_reactions(
+    out: Annotated[Path, typer.Argument(help="Folder that keeps finished systems.")] = Path(
+        "reactions"
+    ),
+    model: Model = "ms2",
+    collection: Annotated[
+        list[str] | None, typer.Option("--set", help="dbh24 or s22; by default both.")
+    ] = None,
+    name: Annotated[
+        list[str] | None, typer.Option(help="Only this reaction; may be repeated.")
+    ] = None,
+    basis: Annotated[str, typer.Option(help="Gaussian basis, by PySCF's name.")] = "def2-svp",
+    grid_level: GridLevel = 3,
+    max_electrons: Annotated[
+        int | None, typer.Option(min=1, help="Leave out reactions of larger systems.")
+    ] = None,
+    scheduler: Scheduler = None,
+    workers: Workers = None,
+    json: Json = None,
+) -> Report:
+    """Barrier heights and interaction energies beside the parent's; goes on where it stopped."""
+    from taufree.data.reactions import SETS
+    from taufree.evaluation import reactions
+
+    result = reactions.evaluate(
+        model,
+        collection or SETS,
+        out=out,
+        names=name,
+        basis=basis,
+        level=grid_level,
+        max_electrons=max_electrons,
+        scheduler=scheduler,
+        workers=workers,
+        console=stderr,
+    )
+    return Report(result, reactions.table(result))
+
+
 @evaluate.command("limits")
 @reported(resume=AGAIN)
 def evaluate_limits(
