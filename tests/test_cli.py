@@ -81,7 +81,9 @@ def test_run_charge_and_spin_reach_the_calculation(taufree_command):
     [
         (["none.xyz"], "none.xyz is not a file"),
         ([EXAMPLES.parent / "LICENSE"], "cannot be read as a structure"),
-        ([EXAMPLES / "silicon.cif"], "periodic"),
+        ([EXAMPLES / "silicon.cif"], "needs a mesh of k-points: add --kpts 4 4 4"),
+        ([EXAMPLES / "silicon.cif", "--kpts", 1, 1, 1, "--spin", 1], "--spin must be even"),
+        ([WATER, "--kpts", 2, 2, 2], "--kpts and --smearing are for crystals"),
         ([EXAMPLES / "no2_radical.xyz"], "--spin must be an odd number"),
         ([WATER, "--basis", "[nonsense]"], "no basis '[nonsense]' for H"),
         ([WATER, "--charge", 11], "leaves no electrons"),

@@ -41,3 +41,9 @@ GRID_PER_ATOM = 5e-5
 
 SIZE_CONSISTENCY = 1e-6
 """Two molecules 50 bohr apart, beyond every cutoff, less twice one."""
+
+BOX = 1e-8
+"""Orbitals of neighbouring boxes, 25 bohr apart, on a molecule's grid that leaves its box."""
+
+DOUBLED_CELL = 1e-6
+"""What a cell twice as large may change per atom beyond the parent's change."""

@@ -46,10 +46,27 @@ Workers = Annotated[int | None, typer.Option(min=1, help="Local processes, if no
 @app.command()
 @reported(resume=AGAIN)
 def run(
-    file: Annotated[Path, typer.Argument(help="Structure: xyz, extxyz, ... (of frames the last).")],
-    basis: Annotated[str, typer.Option(help="Gaussian basis, by PySCF's name.")] = "def2-tzvp",
+    file: Annotated[
+        Path, typer.Argument(help="Structure: xyz, extxyz, cif, POSCAR, ... (of frames the last).")
+    ],
+    basis: Annotated[
+        str | None,
+        typer.Option(
+            help="Gaussian basis, by PySCF's name.",
+            show_default="def2-tzvp; of crystals gth-dzvp-molopt-sr, with pseudopotentials",
+        ),
+    ] = None,
     charge: Annotated[int, typer.Option(help="Total charge.")] = 0,
     spin: Annotated[int, typer.Option(help="2S: the number of unpaired electrons.")] = 0,
+    kpts: Annotated[
+        tuple[int, int, int] | None,
+        typer.Option(
+            metavar="N N N", min=1, help="Mesh of k-points, of a crystal.", show_default=False
+        ),
+    ] = None,
+    smearing: Annotated[
+        float, typer.Option(min=0, help="Width of the Fermi function, eV, for metals.")
+    ] = 0.0,
     model: Model = "ms2",
     potential: Annotated[
         Literal["ks", "gks"],
@@ -75,6 +92,8 @@ def run(
         grid_level=grid_level,
         density_fit=density_fit,
         max_memory=max_memory,
+        kpts=kpts,
+        smearing_ev=smearing,
     )
     on_cycle = _print_cycle if stderr.is_terminal else None
     result = single_point.single_point(file, settings, parent=parent, on_cycle=on_cycle)

@@ -82,7 +82,8 @@ class Functional:
         Parameters
         ----------
         coords, centers : Tensor, (n_points, 3) and (n_centers, 3), bohr
-        lattice : Tensor, (3, 3), or None
+        lattice : Tensor, (n_periodic, 3), or None
+            Vectors along which the system repeats.
         """
         config = self.network.config
         visible = images(centers, lattice, coords, config.cutoff)

@@ -20,7 +20,7 @@ class GridDensity:
     rho       (n_spin, n_points)      bohr⁻³       ρ (n_spin = 1) or ρ↑, ρ↓ (n_spin = 2)
     grad_rho  (n_spin, n_points, 3)   bohr⁻⁴       ∇ρ of the same
     centers   (n_centers, 3)          bohr         nuclei, where the tokens sit
-    lattice   (3, 3) or None          bohr         cell vectors as rows; None: a molecule
+    lattice   (n_periodic, 3) or None bohr         cell vectors as rows; None: a molecule
     ========= ======================= ============ =====================================
     """
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ase.build import bulk
 from ase.geometry import get_distances
 from typer.testing import CliRunner
 
@@ -67,6 +68,18 @@ def test_xc_times_first_and_later_builds_and_their_stages(bench):
     energies = run["exc_hartree"]
     assert len(set(energies.values())) == 3
     assert all(-0.8 < e < -0.5 for e in energies.values())  # H2: E_xc ≈ −0.7 Ha in all of them
+
+
+def test_crystals_are_timed_like_molecules(bench, monkeypatch):
+    helium = bulk("He", "fcc", 4.2), "6-31g"
+    monkeypatch.setattr(systems, "CRYSTALS", {"Si": helium})
+    options = ["--kpts", "2", "1", "1", "--repeats", "1"]
+    (run,) = bench("crystals", *options, molecule=False)["results"]
+    assert set(run["builds"]) == {"deorbitalized, first", "deorbitalized", "PBE", "MS2"}
+    assert run["n_atoms"] == 1 and run["n_ao"] == 2 and run["kpts"] == [2, 1, 1]
+    assert all(e < -0.5 for e in run["exc_hartree"].values())
+    unknown = CliRunner().invoke(app, ["bench", "crystals", "--name", "Xx"])
+    assert unknown.exit_code == 1 and "choose among Si, MgO and Al" in unknown.stderr
 
 
 def test_scf_converges_and_counts(bench):

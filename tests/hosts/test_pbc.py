@@ -9,14 +9,18 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from pyscf import dft as molecular_dft
+from pyscf import gto as molecular_gto
 from pyscf.pbc import dft, gto
+from pyscf.pbc import tools as pbc_tools
 from pyscf.pbc.dft import numint
 
 import taufree
 from networks import random_functional
 from taufree.errors import UnsupportedError, UserError
 from taufree.functional import Functional
-from tolerances import FINITE_DIFFERENCE, SAME_INTEGRAL, SCREENING
+from taufree.hosts.exchange_correlation import ExchangeCorrelation, libxc_eff
+from tolerances import BOX, DOUBLED_CELL, FINITE_DIFFERENCE, SAME_INTEGRAL, SCF, SCREENING
 
 Array = NDArray[np.complex128]
 
@@ -146,6 +150,211 @@ def test_closed_shell_is_the_same_unrestricted(rough: Functional) -> None:
     assert e2 == pytest.approx(e, abs=SAME_INTEGRAL)
     assert sum(n2) == pytest.approx(n, abs=SAME_INTEGRAL)
     np.testing.assert_allclose(v2, [v, v], rtol=0, atol=SAME_INTEGRAL)
+
+
+@pytest.mark.parametrize("kind", ["k-points", "symmetry", "band", "one k", "one k, band"])
+@pytest.mark.parametrize("spins", [1, 2])
+def test_with_libxc_in_its_place_it_is_pyscfs_integrator(
+    monkeypatch: pytest.MonkeyPatch, smooth: Functional, kind: str, spins: int
+) -> None:
+    """Shapes, types and values of everything but the functional itself."""
+
+    def pbe(xc: ExchangeCorrelation, rho: Array) -> tuple[Array, Array]:
+        exc, vxc = libxc_eff("PBE", rho)
+        return rho[:, 0].sum(0) * exc, vxc * xc.weights
+
+    monkeypatch.setattr(ExchangeCorrelation, "__call__", pbe)
+    cell = hydrogen(space_group_symmetry=True, symmorphic=True)
+    single = kind.startswith("one")
+    kpts: Any = np.array([0.1, 0.0, 0.2]) if single else kpoints(cell)
+    dm = guess(cell, np.reshape(kpts, (-1, 3)))
+    name, where = ("kpt" if single else "kpts"), {}
+    if kind == "symmetry":
+        kpts = cell.make_kpts([3, 2, 2], space_group_symmetry=True, time_reversal_symmetry=True)
+        dm = guess(cell, kpts.kpts_ibz)
+        assert kpts.nkpts_ibz < kpts.nkpts
+    if "band" in kind:
+        where["kpts_band"] = cell.make_kpts([2, 2, 1])[:3] + 0.01
+    dm = dm[0] if single else dm
+    dm = dm if spins == 1 else np.array([dm, 0.7 * dm])
+    mf = taufree.deorbitalize(dft.RKS(cell) if single else dft.KRKS(cell), smooth)
+    libxc = numint.NumInt() if single else numint.KNumInt()
+    for grids in (mf.grids, dft.gen_grid.BeckeGrids(cell)):
+        grids.level = 0
+        run = "nr_rks" if spins == 1 else "nr_uks"
+        got = getattr(mf._numint, run)(cell, grids, "MS2", dm, **{name: kpts}, **where)
+        expected = getattr(libxc, run)(cell, grids, "PBE", dm, **{name: kpts}, **where)
+        for ours, theirs in zip(got, expected, strict=True):
+            assert np.shape(ours) == np.shape(theirs)
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=SCREENING)
+
+
+def test_several_density_matrices_at_once(smooth: Functional) -> None:
+    cell = hydrogen()
+    kpts = kpoints(cell)
+    mf = taufree.deorbitalize(dft.KRKS(cell, kpts), smooth)
+    dm = guess(cell, kpts)
+    n, e, v = mf._numint.nr_rks(cell, mf.grids, "MS2", np.array([dm, 0.9 * dm]), kpts=kpts)
+    for i, factor in enumerate((1, 0.9)):
+        n1, e1, v1 = mf._numint.nr_rks(cell, mf.grids, "MS2", factor * dm, kpts=kpts)
+        assert (n[i], e[i]) == pytest.approx((n1, e1), abs=SAME_INTEGRAL)
+        np.testing.assert_allclose(v[i], v1, rtol=0, atol=SAME_INTEGRAL)
+
+
+# --- one crystal, however its cell is cut
+
+
+def test_molecule_in_a_box_is_the_molecule(rough: Functional) -> None:
+    """Γ, on the molecule's own grid: what remains is the box, and images beyond every cutoff."""
+    atom = "O 0 0 0; H 0 1.43 1.1; H 0 -1.43 1.1"
+    mol = molecular_gto.M(atom=atom, unit="B", basis="sto-3g", verbose=0)
+    cell = gto.M(atom=atom, unit="B", basis="sto-3g", a=np.eye(3) * 25, verbose=0)
+    free = molecular_dft.RKS(mol)
+    free.grids.level = 0
+    free.grids.build()
+    boxed = dft.RKS(cell)
+    boxed.grids = dft.gen_grid.BeckeGrids(cell)
+    boxed.grids.coords, boxed.grids.weights = free.grids.coords, free.grids.weights
+    dm = free.get_init_guess()
+    free, boxed = taufree.deorbitalize(free, rough), taufree.deorbitalize(boxed, rough)
+    n, e, v = free._numint.nr_rks(mol, free.grids, "MS2", dm)
+    n2, e2, v2 = boxed._numint.nr_rks(cell, boxed.grids, "MS2", dm)
+    assert (n2, e2) == pytest.approx((n, e), abs=BOX)
+    np.testing.assert_allclose(v2, v, rtol=0, atol=BOX)
+
+
+def test_doubled_cell_has_the_same_energy_per_atom(smooth: Functional) -> None:
+    """Beyond the parent's own change, with a k-mesh that is the same."""
+    cell = hydrogen(mesh=[14, 14, 16])
+    doubled = pbc_tools.super_cell(cell, [2, 1, 1])
+    doubled.mesh = [28, 14, 16]
+    assert doubled.natm == 2 * cell.natm
+
+    def energies(xc: str | None) -> list[float]:
+        found = []
+        for each, mesh in ((cell, [2, 1, 2]), (doubled, [1, 1, 2])):
+            mf = dft.KRKS(each, each.make_kpts(mesh))
+            if xc is None:
+                mf = taufree.deorbitalize(mf, smooth)
+            else:
+                mf.xc = xc
+            found.append(mf.kernel() / each.natm)
+            assert mf.converged
+        return found
+
+    ours, parents = energies(None), energies("MS2")
+    change, parents_change = (abs(e[1] - e[0]) for e in (ours, parents))
+    assert change <= parents_change + DOUBLED_CELL
+
+
+def test_slab_is_not_repeated_across_the_vacuum(rough: Functional) -> None:
+    """With inf_vacuum PySCF repeats it in its plane alone, and so do the tokens."""
+    slab = {"dimension": 2, "a": np.diag([3.4, 3.6, 6.0]), "mesh": [10, 10, 16]}
+    energies = []
+    for low_dim in (None, "inf_vacuum"):
+        cell = hydrogen(**slab, low_dim_ft_type=low_dim)
+        mf = taufree.deorbitalize(dft.KRKS(cell, cell.make_kpts([2, 1, 1])), rough)
+        dm = np.array([0.2 * np.eye(cell.nao)] * len(mf.kpts))
+        energies.append(mf._numint.nr_rks(cell, mf.grids, "MS2", dm, kpts=mf.kpts)[1])
+        vectors = mf._numint._cache.xc.lattice
+        assert len(vectors) == (2 if low_dim else 3)
+        np.testing.assert_array_equal(vectors, cell.lattice_vectors()[: len(vectors)])
+    assert abs(energies[1] - energies[0]) > 1e-4
+
+
+def test_ghost_atoms_bring_basis_functions_only(rough: Functional) -> None:
+    cell = hydrogen()
+    ghost = hydrogen(atom="H 0.1 0 0; H 0.3 0.1 1.4; ghost-H 1.7 1.8 0.2")
+    dm = guess(cell, np.zeros((1, 3)))
+    larger = np.zeros((1, ghost.nao, ghost.nao), complex)
+    larger[:, : cell.nao, : cell.nao] = dm
+    energies = []
+    for each, d in ((cell, dm), (ghost, larger)):
+        mf = taufree.deorbitalize(dft.KRKS(each), rough)
+        energies.append(mf._numint.nr_rks(each, mf.grids, "MS2", d)[1])
+    assert energies[1] == pytest.approx(energies[0], abs=SCREENING)
+
+
+# --- memory, changes, precision
+
+
+def test_memory_changes_nothing(rough: Functional) -> None:
+    cell = hydrogen()
+    kpts = kpoints(cell)
+    dm = guess(cell, kpts)
+    energies = []
+    for max_memory in (-100, 1, 2000):
+        mf = taufree.deorbitalize(dft.KRKS(cell, kpts), rough)
+        ni = mf._numint
+        energies.append(ni.nr_rks(cell, mf.grids, "MS2", dm, kpts=kpts, max_memory=max_memory)[1])
+    assert energies == pytest.approx([energies[0]] * 3, abs=SAME_INTEGRAL)
+
+
+def test_changes_are_noticed(smooth: Functional) -> None:
+    """Of the cell in place, of the mesh, of the grids, of the k-points."""
+    cell = hydrogen()
+    mf = taufree.deorbitalize(dft.KRKS(cell, kpoints(cell)), smooth)
+
+    def exc(mf: Any) -> float:
+        dm = guess(mf.cell, mf.kpts)
+        return float(mf._numint.nr_rks(mf.cell, mf.grids, "MS2", dm, kpts=mf.kpts)[1])
+
+    def shrink() -> None:
+        cell.a = 0.98 * cell.lattice_vectors()
+        cell.build()
+
+    def coarsen() -> None:
+        mf.grids.mesh = [9, 9, 11]
+
+    def regrid() -> None:
+        mf.grids = dft.gen_grid.BeckeGrids(cell)
+        mf.grids.level = 0
+
+    def rekpoint() -> None:
+        mf.kpts = cell.make_kpts([1, 2, 2])
+
+    last = exc(mf)
+    for change in (shrink, coarsen, regrid, rekpoint):
+        change()
+        found = exc(mf)
+        assert abs(found - last) > 1e-9
+        fresh = taufree.deorbitalize(dft.KRKS(cell, mf.kpts), smooth)
+        fresh.grids = mf.grids
+        assert found == pytest.approx(exc(fresh), abs=SAME_INTEGRAL)
+        last = found
+
+
+@pytest.mark.parametrize("kind", [dft.KRKS, dft.KUKS, dft.RKS, dft.UKS, dft.KROKS, dft.ROKS])
+def test_scf_converges_to_the_energy_of_double_precision(kind: Any) -> None:
+    """A float32 network ends in float64; all kinds agree on a closed shell at Γ."""
+    functional = random_functional(roughness=1.0, dtype=torch.float32)
+    cell = hydrogen()
+    mf = taufree.deorbitalize(kind(cell), functional)
+    energy = mf.kernel()
+    assert mf.converged and isinstance(mf, type(kind(cell)))
+    exact = taufree.deorbitalize(dft.KRKS(cell), functional.double()).kernel()
+    assert energy == pytest.approx(exact, abs=SCF)
+
+
+def test_smearing_and_conversion(smooth: Functional) -> None:
+    cell = hydrogen()
+    mf = taufree.deorbitalize(dft.KRKS(cell, kpoints(cell)), smooth).smearing(sigma=0.05)
+    mf.kernel()
+    assert mf.converged and mf.entropy > 0
+    assert isinstance(mf.to_uks()._numint, type(mf._numint))
+
+
+def test_density_fitting_of_all_electrons(smooth: Functional) -> None:
+    """Becke grids, range-separated density fitting: core electrons are no trouble."""
+    cell = gto.M(
+        a=np.eye(3) * 4.5, atom="He 0 0 0", basis=[[0, (6.0, 1)], [0, (0.6, 1)]], unit="B",
+        verbose=0, pseudo=None,
+    )  # fmt: skip
+    mf = taufree.deorbitalize(dft.KRKS(cell, cell.make_kpts([2, 1, 1])).rs_density_fit(), smooth)
+    mf.grids.level = 0
+    assert isinstance(mf.grids, dft.gen_grid.BeckeGrids)
+    mf.kernel()
+    assert mf.converged
 
 
 # --- what is refused

@@ -5,14 +5,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import bulk
+from ase.build import bulk, fcc111
 from ase.io import write
+from ase.units import Bohr
 from pyscf import dft, gto
+from pyscf.pbc import dft as pbc_dft
+from pyscf.pbc import gto as pbc_gto
+from pyscf.pbc.df import RSGDF
 
 import taufree
-from taufree.errors import UnsupportedError, UserError
+from taufree.errors import UserError
 from taufree.hosts.single_point import Settings, mean_field, single_point, table, unconverged
-from taufree.hosts.structures import molecule, read_structure
+from taufree.hosts.structures import DIFFUSE, molecule, read_structure
 from taufree.physics.parents import PARENTS
 
 SCF_CONVERGENCE = 1e-8  # hartree; PySCF's conv_tol is 1e-9
@@ -76,10 +80,89 @@ def test_unpaired_electrons_make_it_unrestricted(tmp_path):
     assert triplet.grids.level == 3
 
 
-def test_periodic_structures_are_refused(tmp_path):
-    write(tmp_path / "si.cif", bulk("Si"))
-    with pytest.raises(UnsupportedError, match="molecule"):
-        mean_field(read_structure(tmp_path / "si.cif"), SMALL)
+# --- crystals
+
+ONE_K = {"basis": "gth-szv", "kpts": (1, 1, 1)}
+
+
+@pytest.mark.usefixtures("pbe_stands_in")
+def test_crystal_is_what_pyscf_gives(tmp_path, monkeypatch):
+    path = tmp_path / "h2.extxyz"
+    write(path, Atoms("H2", [(0, 0, 0), (0, 0, 0.74)], cell=[2.0, 2.0, 2.5], pbc=True))
+
+    mesh = [15, 15, 19]
+
+    def coarser(cell, kpts, plain=pbc_dft.KRKS):
+        cell.mesh = mesh
+        return plain(cell, kpts)
+
+    monkeypatch.setattr(pbc_dft, "KRKS", coarser)
+    settings = Settings(basis="gth-szv", kpts=(2, 1, 1))
+    result = single_point(path, settings, parent=True)
+    cell = pbc_gto.M(
+        atom="H 0 0 0; H 0 0 0.74", a=np.diag([2, 2, 2.5]), basis="gth-szv", pseudo="gth-pbe",
+        mesh=mesh, verbose=0,
+    )  # fmt: skip
+    for xc, run in (("PBE", result), ("MS2", result["parent"])):
+        mf = pbc_dft.KRKS(cell, cell.make_kpts([2, 1, 1]))
+        mf.xc = xc
+        assert run["energy_hartree"] == pytest.approx(mf.kernel(), abs=SCF_CONVERGENCE)
+    assert set(result) == KEYS | {"parent"} and set(result["parent"]) == KEYS
+
+
+def test_crystals_settings():
+    """Pseudopotentials on uniform grids, or all electrons, fitted, on Becke grids."""
+    silicon = mean_field(bulk("Si"), Settings(kpts=(2, 2, 1)))
+    assert isinstance(silicon, pbc_dft.krks.KRKS) and len(silicon.kpts) == 4
+    assert tuple(silicon.cell.mesh) == (27, 27, 27)  # 63 Ha; PySCF's default is 41³
+    assert silicon.cell.nelectron == 8 and silicon.cell.basis == "gth-dzvp-molopt-sr"
+    assert isinstance(silicon.grids, pbc_dft.gen_grid.UniformGrids)
+    np.testing.assert_allclose(silicon.cell.lattice_vectors() * Bohr, bulk("Si").cell)
+    neon = mean_field(bulk("Ne", "fcc", 4.4), Settings(basis="6-31g", kpts=(1, 1, 1), grid_level=1))
+    assert neon.cell.nelectron == 10 and neon.grids.level == 1
+    assert isinstance(neon.grids, pbc_dft.gen_grid.BeckeGrids)
+    assert isinstance(neon.with_df, RSGDF)
+    # doi:10.1063/1.1677527: the outermost s and p of Li in 6-31G has 0.036, that of LiH's H 0.161
+    lithium = mean_field(bulk("LiH", "rocksalt", 4.08), Settings(basis="6-31g", kpts=(1, 1, 1)))
+    assert min(lithium.cell.bas_exp(i).min() for i in range(lithium.cell.nbas)) >= DIFFUSE
+
+
+def test_electrons_of_all_k_points_are_counted():
+    """PySCF counts them for the whole mesh, we for one cell."""
+    iron = mean_field(bulk("Fe"), Settings(kpts=(2, 2, 2), spin=2))
+    assert isinstance(iron, pbc_dft.kuks.KUKS)
+    assert iron.nelec == (8 * 9, 8 * 7)  # 16 electrons beside the core of gth-pbe
+    with pytest.raises(UserError, match=r"3 electrons .* --spin must be an odd number"):
+        mean_field(bulk("Al"), Settings(**{**ONE_K, "kpts": (2, 2, 2)}))
+    with pytest.raises(UserError, match=r"3 electrons at 27 k-points .* even number"):
+        mean_field(bulk("Al"), Settings(basis="gth-szv", kpts=(3, 3, 3), smearing_ev=0.1))
+    aluminium = mean_field(bulk("Al"), Settings(basis="gth-szv", kpts=(2, 2, 2), smearing_ev=0.1))
+    assert aluminium.sigma == pytest.approx(0.1 / 27.2114, rel=1e-5)  # CODATA hartree in eV
+
+
+@pytest.mark.parametrize(
+    ("atoms", "settings", "message"),
+    [
+        (bulk("Si"), {}, "--kpts 4 4 4"),
+        (bulk("Si", cubic=True), {}, "--kpts 3 3 3"),
+        (bulk("Si"), {**ONE_K, "charge": 1}, "charged crystals"),
+        (bulk("Si"), {**ONE_K, "basis": "def2-svp", "density_fit": False}, "--no-density-fit"),
+        (bulk("MgO", "rocksalt", 4.2), {"kpts": (1, 1, 1)}, "uniform grid of .* --basis def2-svp"),
+        (bulk("Si"), {**ONE_K, "basis": "nonsense"}, "no basis 'nonsense' for Si"),
+        (bulk("Si"), {**ONE_K, "basis": "gth-nonsense"}, "no basis 'gth-nonsense' with"),
+        (bulk("Si"), {**ONE_K, "spin": 1}, "8 electrons .* --spin must be even"),
+        (fcc111("Al", (1, 1, 2), vacuum=5), ONE_K, "periodic along 2 of 3"),
+        (Atoms("H2", [(0, 0, 0), (0, 0, 0.74)]), ONE_K, "for crystals"),
+        (Atoms("H2", [(0, 0, 0), (0, 0, 0.74)]), {"smearing_ev": 0.1}, "for crystals"),
+        (Atoms("H2", [(0, 0, 0), (0, 0, 0.74)]), {"basis": "gth-szv"}, "for crystals"),
+    ],
+)
+def test_impossible_crystals_are_refused(atoms, settings, message):
+    with pytest.raises(UserError, match=message):
+        mean_field(atoms, Settings(**settings))
+
+
+# --- structures
 
 
 def test_last_frame_of_several(tmp_path):

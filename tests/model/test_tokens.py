@@ -29,6 +29,8 @@ LATTICES = {
     "cubic": [[7.0, 0, 0], [0, 7.0, 0], [0, 0, 7.0]],
     "fcc": [[0, 5.1, 5.1], [5.1, 0, 5.1], [5.1, 5.1, 0]],
     "skew": [[4.0, 0, 0], [3.5, 6.0, 0], [-3.0, 2.0, 12.0]],
+    "slab": [[4.0, 0, 1.0], [3.5, 6.0, 0]],
+    "wire": [[1.0, 2.0, 4.0]],
 }
 
 
@@ -261,10 +263,10 @@ def test_crystal_equals_an_explicit_supercell(
 ) -> None:
     """Every image token in reach is there once, also for points outside the home cell."""
     cell = torch.tensor(lattice, dtype=torch.float64)
-    fractions = torch.rand(300, 3, dtype=torch.float64, generator=generator)
-    coords = (2 * fractions - 0.5) @ cell
+    fractions = torch.rand(300, len(cell), dtype=torch.float64, generator=generator)
+    coords = (2 * fractions - 0.5) @ cell + random(generator, 300, 3)
     centers = random(generator, 3, 3) * 3
-    shifts = torch.tensor(list(itertools.product(range(-8, 9), repeat=3))).double() @ cell
+    shifts = torch.tensor(list(itertools.product(range(-8, 9), repeat=len(cell)))).double() @ cell
     supercell = (shifts[:, None] + centers).flatten(0, 1)
     reach = torch.cdist(supercell, coords).amin(1) < CONFIG.cutoff
     assert reach.sum() < 0.6 * len(reach)  # large enough

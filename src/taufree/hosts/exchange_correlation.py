@@ -43,11 +43,12 @@ class ExchangeCorrelation:
         self._geometry: tuple[Tensor, Geometry] | None = None
         self._last_energy = np.inf
 
-    def __call__(self, rho: np.ndarray) -> tuple[float, np.ndarray]:
-        """E_xc and its derivatives with respect to ρ and ∇ρ at each point, weights included.
+    def __call__(self, rho: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """e_xc, energy per volume, and the derivatives of E_xc with respect to ρ and ∇ρ.
 
-        ``rho`` and the derivatives are (n_spin, 4, n_points). Exchange by spin scaling: half the
-        unpolarized energy of twice each spin density.
+        E_xc = Σ_j w_j e_xc(r_j) with e_xc (n_points,); ``rho`` and the derivatives, weights
+        included, are (n_spin, 4, n_points). Exchange by spin scaling: half the unpolarized energy
+        of twice each spin density.
         """
         n_spin, functional, device = len(rho), self.functional, self.functional.device
         density = torch.from_numpy(n_spin * rho)
@@ -63,16 +64,16 @@ class ExchangeCorrelation:
             seen = n_spin * rho[:, :1] > RHO_THRESHOLD  # without τ̃ there is no correlation either
             rho = seen * np.concatenate([rho, tau], 1)
         exc, vxc = libxc_eff(functional.parent.correlation, rho)
-        energy = float((rho[:, 0].sum(0) * exc) @ self.weights)
+        exc = rho[:, 0].sum(0) * exc
         vxc = vxc * seen * self.weights
         derivative, vtau = vxc[:, :4], torch.from_numpy(vxc[:, 4:])[..., points].to(device)
 
         for s, channel in enumerate(channels):
             part = functional.potential(*channel, w, geometry, *vtau[s])
-            energy += float(part.exc @ w) / n_spin
+            exc[points] += part.exc.cpu().numpy() / n_spin
             derivative[s, 0, points] += part.vrho.cpu().numpy()
             derivative[s, 1:, points] += part.vgrad.cpu().numpy()
-        return energy, derivative
+        return exc, derivative
 
     def geometry(self, rho: Tensor) -> tuple[Tensor, Geometry]:
         """Points that carry density, and their geometry; rho (n_spin, n_points)."""
@@ -104,6 +105,15 @@ def nuclei(mol: Any) -> np.ndarray:
     """Where tokens sit, (n_centers, 3): all atoms but ghosts, which bring basis functions only."""
     centers: np.ndarray = mol.atom_coords()[mol.atom_charges() > 0]
     return centers
+
+
+def periodic_vectors(cell: Any) -> np.ndarray | None:
+    """Cell vectors along which PySCF repeats orbitals, (n_periodic, 3); None: along none."""
+    n = cell.dimension
+    if n == 2 and cell.low_dim_ft_type != "inf_vacuum":
+        n = 3  # slabs are repeated, across vacuum; only their Coulomb interaction is cut
+    vectors: np.ndarray = cell.lattice_vectors()[:n]
+    return vectors if n else None
 
 
 def libxc_eff(xc_code: str, rho: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

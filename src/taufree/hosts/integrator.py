@@ -8,6 +8,8 @@ from taufree.errors import UnsupportedError, UserError
 from taufree.functional import Functional
 from taufree.hosts.exchange_correlation import same_xc
 
+PERIODIC_PARENT = "pbc.dft.KRKS(cell, kpts, xc={xc!r})"
+
 
 class Deorbitalizing:
     """Mixin before an integrator class of PySCF: looks like a GGA, refuses what it cannot give."""
@@ -42,7 +44,7 @@ class Deorbitalizing:
     def reset(self, mol: Any = None) -> Any:
         """Forget orbital values and neighbour lists; PySCF calls this for a new geometry."""
         self._cache = None
-        return self
+        return super().reset(mol)  # type: ignore[misc]
 
     eval_xc = eval_xc1 = eval_xc_eff = _refuse
     nr_rks_fxc = nr_uks_fxc = nr_rks_fxc_st = nr_fxc = get_fxc = _refuse

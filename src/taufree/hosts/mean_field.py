@@ -77,7 +77,9 @@ class Deorbitalized:
         "Non-collinear spin (GKS) is", "use to_uks(), or the parent, dft.GKS(mol, xc=mf.xc)"
     )
     to_gpu = refused("gpu4pyscf is", "the network itself runs on a GPU: model.network.to('cuda')")
-    multigrid_numint = refused("Multigrid integration is", "use the object's own grids")
+    multigrid_numint = refused(
+        "A change to multigrid integration is", "call multigrid_numint() first, then deorbitalize()"
+    )
     define_xc_ = refused("define_xc_() is", "call taufree.deorbitalize() with another model")
     nuc_grad_method = Gradients = refused(
         "Analytic forces are", "use finite differences of the energy (mf.as_scanner())"

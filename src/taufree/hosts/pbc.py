@@ -22,12 +22,14 @@ import torch
 from pyscf.gto.eval_gto import BLKSIZE
 from pyscf.pbc import dft
 from pyscf.pbc.dft import gen_grid, numint
+from pyscf.pbc.dft.multigrid import MultiGridNumInt
 from pyscf.pbc.lib.kpts import KPoints
 from torch import Tensor
 
 from taufree.functional import Functional
-from taufree.hosts.exchange_correlation import ExchangeCorrelation, nuclei
-from taufree.hosts.integrator import Deorbitalizing
+from taufree.hosts import multigrid
+from taufree.hosts.exchange_correlation import ExchangeCorrelation, nuclei, periodic_vectors
+from taufree.hosts.integrator import PERIODIC_PARENT, Deorbitalizing
 
 SAME_K = 1e-9
 """k-points closer than this (in units of reciprocal lattice vectors) are one."""
@@ -43,6 +45,8 @@ def is_supported(mf: Any) -> bool:
 
 def integrator(mf: Any, functional: Functional) -> Any:
     """An integrator of the kind that the object has."""
+    if isinstance(mf._numint, MultiGridNumInt):
+        return multigrid.deorbitalized(mf._numint, functional)
     if isinstance(mf._numint, numint.KNumInt):
         return DeorbitalizedKNumInt(functional)
     return DeorbitalizedNumInt(functional)
@@ -51,7 +55,7 @@ def integrator(mf: Any, functional: Functional) -> Any:
 class _Periodic(Deorbitalizing):
     """Both integrators: densities at all points first, then potentials, as for molecules."""
 
-    parent_call = "pbc.dft.KRKS(cell, kpts, xc={xc!r})"
+    parent_call = PERIODIC_PARENT
 
     def __init__(self, functional: Functional) -> None:
         super().__init__()
@@ -85,7 +89,8 @@ class _Periodic(Deorbitalizing):
         nelec = rho[:, :, 0] @ cache.xc.weights
         exc = np.empty(rho.shape[1])
         for i in range(rho.shape[1]):
-            exc[i], rho[:, i] = cache.xc(rho[:, i])
+            energy_density, rho[:, i] = cache.xc(rho[:, i])
+            exc[i] = energy_density @ cache.xc.weights
         cache.xc.refine(exc[-1])
         return nelec, exc, cache.potential_matrix(rho)
 
@@ -309,15 +314,6 @@ def _state(cell: Any, grids: Any) -> tuple[np.ndarray, ...]:
     uniform = not isinstance(grids, gen_grid.BeckeGrids)
     coords = np.array(grids.mesh) if uniform and grids._coords is None else grids.coords
     return cell._env.copy(), cell.lattice_vectors(), coords
-
-
-def periodic_vectors(cell: Any) -> np.ndarray | None:
-    """Cell vectors along which PySCF repeats orbitals, (n_periodic, 3); None: along none."""
-    n = cell.dimension
-    if n == 2 and cell.low_dim_ft_type != "inf_vacuum":
-        n = 3  # slabs are repeated, across vacuum; only their Coulomb interaction is cut
-    vectors: np.ndarray = cell.lattice_vectors()[:n]
-    return vectors if n else None
 
 
 def _real_functions(ao: np.ndarray, real: bool) -> Tensor:

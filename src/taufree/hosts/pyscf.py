@@ -156,7 +156,8 @@ class DeorbitalizedNumInt(Deorbitalizing, numint.NumInt):
         nelec = rho[:, :, 0] @ grids.weights
         exc = np.empty(rho.shape[1])
         for i in range(rho.shape[1]):
-            exc[i], rho[:, i] = cache.xc(rho[:, i])
+            energy_density, rho[:, i] = cache.xc(rho[:, i])
+            exc[i] = energy_density @ grids.weights
         cache.xc.refine(exc[-1])
         return nelec, exc, self._potential_matrix(cache, rho)
 

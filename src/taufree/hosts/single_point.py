@@ -11,11 +11,19 @@ from typing import Any, Literal
 from ase import Atoms
 from ase.units import Hartree, kcal, mol
 from pyscf import dft
+from pyscf.pbc import dft as pbc_dft
 from rich.table import Table
 
 import taufree
-from taufree.errors import UnsupportedError
-from taufree.hosts.structures import molecule, read_structure
+from taufree.errors import UnsupportedError, UserError
+from taufree.hosts.structures import (
+    CRYSTAL_BASIS,
+    MOLECULAR_BASIS,
+    crystal,
+    is_gth,
+    molecule,
+    read_structure,
+)
 
 KCAL_PER_HARTREE = Hartree / (kcal / mol)
 
@@ -25,9 +33,15 @@ OnCycle = Callable[[str, int, float], None]
 
 @dataclass(frozen=True)
 class Settings:
-    """How a single point is done; ``spin`` is 2S = N↑ − N↓, ``max_memory`` in MB."""
+    """How a single point is done; ``max_memory`` in MB.
 
-    basis: str = "def2-tzvp"
+    ``spin`` is 2S = N↑ − N↓, of one cell if there is one. Without a ``basis``, molecules have
+    def2-tzvp and crystals gth-dzvp-molopt-sr with its pseudopotentials. ``kpts`` is the k-point
+    mesh of a crystal, through Γ, and ``smearing_ev`` the width (eV) of the Fermi function that
+    fills its bands, for metals.
+    """
+
+    basis: str | None = None
     charge: int = 0
     spin: int = 0
     model: str = "ms2"
@@ -35,6 +49,8 @@ class Settings:
     grid_level: int = 3
     density_fit: bool = True
     max_memory: int | None = None
+    kpts: tuple[int, int, int] | None = None
+    smearing_ev: float = 0.0
 
 
 def single_point(
@@ -47,7 +63,7 @@ def single_point(
     path : Path
         Any structure that ASE reads; of several frames the last.
     settings : Settings
-        Basis, charge, spin, model, grid.
+        Basis, charge, spin, model, grid, k-points.
     parent : bool
         Converge the orbital-dependent parent too, with the same settings.
     on_cycle : callable, optional
@@ -57,14 +73,15 @@ def single_point(
     -------
     dict
         ``energy_hartree``, ``converged``, ``cycles``, ``model``, ``potential``, ``n_atoms`` and
-        ``wall_s`` (the whole SCF: grids, integrals, cycles); ``parent`` holds the same keys.
+        ``wall_s`` (the whole SCF: grids, integrals, cycles); ``parent`` holds the same keys. With
+        smearing, ``free_energy_hartree`` is E − TS beside the energy E.
 
     Raises
     ------
     UserError
-        The file, basis, charge, spin or model cannot be used.
+        The file, basis, charge, spin, k-points or model cannot be used.
     UnsupportedError
-        The structure is periodic.
+        A charged crystal, or one periodic in fewer than three directions.
     """
     atoms = read_structure(path)
     mf = taufree.deorbitalize(
@@ -88,22 +105,32 @@ def single_point(
     return result
 
 
-def mean_field(atoms: Atoms, settings: Settings) -> dft.rks.RKS:
+def mean_field(atoms: Atoms, settings: Settings) -> Any:
     """Restricted or, with unpaired electrons, unrestricted Kohn-Sham object of PySCF.
+
+    Crystals in a GTH basis are on a uniform grid with exact Coulomb integrals by Fourier
+    transform; all-electron ones on Becke grids with range-separated density fitting.
 
     Raises
     ------
-    UserError
-        See :func:`taufree.hosts.structures.molecule`.
-    UnsupportedError
-        The structure is periodic.
+    UserError, UnsupportedError
+        See :func:`single_point`.
     """
-    if atoms.pbc.any():
-        raise UnsupportedError(
-            "periodic structures cannot be calculated yet, only molecules: "
-            "to calculate the atoms of this file as a molecule, write them without a cell (xyz)."
+    return (_crystal if atoms.pbc.any() else _molecule)(atoms, settings)
+
+
+def _molecule(atoms: Atoms, settings: Settings) -> dft.rks.RKS:
+    if settings.kpts or settings.smearing_ev:
+        raise UserError(
+            "--kpts and --smearing are for crystals, and this structure has no cell: leave them "
+            "out, or write the file with its cell (cif, POSCAR, extxyz with Lattice)."
         )
-    system = molecule(atoms, settings.basis, settings.charge, settings.spin)
+    basis = settings.basis or MOLECULAR_BASIS
+    if is_gth(basis):
+        raise UserError(
+            f"basis {basis!r} is for crystals: choose one for all electrons such as def2-tzvp."
+        )
+    system = molecule(atoms, basis, settings.charge, settings.spin)
     if settings.max_memory is not None:
         system.max_memory = settings.max_memory
     mf = (dft.UKS if settings.spin else dft.RKS)(system)
@@ -113,13 +140,52 @@ def mean_field(atoms: Atoms, settings: Settings) -> dft.rks.RKS:
     return mf
 
 
-def _converge(mf: dft.rks.RKS, name: str, on_cycle: OnCycle | None) -> dict[str, Any]:
+def _crystal(atoms: Atoms, settings: Settings) -> pbc_dft.krks.KRKS:
+    if settings.charge:
+        raise UnsupportedError("charged crystals are not available: leave out --charge.")
+    if settings.kpts is None:
+        # as dense as 4 × 4 × 4 for silicon, whose cell vectors are 3.84 Å long
+        mesh = [max(1, round(15 / length)) for length in atoms.cell.lengths()]
+        raise UserError(
+            "a crystal needs a mesh of k-points: add "
+            f"--kpts {' '.join(map(str, mesh))}, and see whether a finer one changes the energy."
+        )
+    basis = settings.basis or CRYSTAL_BASIS
+    if not (is_gth(basis) or settings.density_fit):
+        raise UnsupportedError(
+            "all-electron crystals need density fitting: leave out --no-density-fit, or choose a "
+            f"GTH basis ({CRYSTAL_BASIS})."
+        )
+    cell = crystal(atoms, basis, settings.spin, smeared=settings.smearing_ev > 0)
+    if settings.max_memory is not None:
+        cell.max_memory = settings.max_memory
+    kpts = cell.make_kpts(settings.kpts)
+    if not settings.spin and cell.nelectron * len(kpts) % 2:
+        raise UserError(
+            f"{cell.nelectron} electrons at {len(kpts)} k-points leave one unpaired: choose --kpts "
+            "with an even number, such as 4 4 4, or --spin."
+        )
+    mf = (pbc_dft.KUKS if settings.spin else pbc_dft.KRKS)(cell, kpts)
+    if settings.spin:  # PySCF counts the electrons of all k-points together
+        n_up = (cell.nelectron + settings.spin) // 2
+        mf.nelec = len(kpts) * n_up, len(kpts) * (cell.nelectron - n_up)
+    if not is_gth(basis):
+        mf = mf.rs_density_fit()
+        mf.grids.level = settings.grid_level
+    if settings.smearing_ev:
+        mf = mf.smearing(sigma=settings.smearing_ev / Hartree, method="fermi")
+    return mf
+
+
+def _converge(mf: Any, name: str, on_cycle: OnCycle | None) -> dict[str, Any]:
     if on_cycle:
         mf.callback = lambda scf: on_cycle(name, scf["cycle"] + 1, float(scf["e_tot"]))
     start = time.perf_counter()
     energy = mf.kernel()
+    free_energy = getattr(mf, "e_free", None)
     return {
         "energy_hartree": float(energy),
+        **({} if free_energy is None else {"free_energy_hartree": float(free_energy)}),
         "converged": bool(mf.converged),
         "cycles": int(mf.cycles),
         "wall_s": time.perf_counter() - start,
@@ -138,7 +204,7 @@ def unconverged(result: dict[str, Any]) -> str | None:
         return None
     return (
         f"{' and '.join(names)}: check the geometry, --charge and --spin, "
-        "or converge it from Python with level_shift or newton()."
+        "add --smearing 0.1 for a metal, or converge it from Python with level_shift or newton()."
     )
 
 

@@ -21,7 +21,7 @@ class Bonds:
 
 
 def bonds_between(centers: Tensor, lattice: Tensor | None, cutoff: float) -> Bonds:
-    """All pairs within the cutoff; ``centers`` (n_tokens, 3), ``lattice`` (3, 3) or None."""
+    """All pairs within the cutoff; ``centers`` (n_tokens, 3), ``lattice`` as in `images`."""
     source, positions = images(centers, lattice, centers, cutoff)
     squared = (centers[:, None] - positions).square().sum(-1)
     to, image = (squared < cutoff**2).nonzero().unbind(1)

@@ -301,8 +301,9 @@ def images(
     index = torch.arange(len(centers), device=centers.device)
     if lattice is None or not len(coords):
         return index, centers
-    # planes of lattice points are 1/|b_i| apart (b_i: rows of the inverse, no 2π)
-    inverse = torch.linalg.inv(lattice)
+    # planes of lattice points are 1/|b_i| apart (b_i: columns of the inverse, no 2π); of a slab
+    # or a wire, which has fewer vectors, the pseudo-inverse holds those in its plane
+    inverse = torch.linalg.pinv(lattice)
     reach = (cutoff * inverse.norm(dim=0)).tolist()
     fractions, home = coords @ inverse, centers @ inverse
     low = (fractions.amin(0) - home.amax(0)).tolist()
@@ -311,6 +312,6 @@ def images(
         torch.arange(math.floor(a - c), math.ceil(b + c) + 1, dtype=lattice.dtype)
         for a, b, c in zip(low, high, reach, strict=True)
     ]
-    shifts = torch.cartesian_prod(*steps).to(lattice) @ lattice
+    shifts = torch.cartesian_prod(*steps).reshape(-1, len(lattice)).to(lattice) @ lattice
     positions = (centers[None] + shifts[:, None]).flatten(0, 1)
     return index.repeat(len(shifts)), positions

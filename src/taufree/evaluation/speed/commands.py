@@ -69,6 +69,43 @@ def xc(
 
 @bench.command()
 @reported(resume=AGAIN)
+def crystals(
+    name: Annotated[
+        list[str] | None, typer.Option(help="Si, MgO or Al, if not all; may be repeated.")
+    ] = None,
+    kpts: Annotated[
+        tuple[int, int, int], typer.Option(metavar="N N N", min=1, help="Mesh of k-points.")
+    ] = (4, 4, 4),
+    model: Model = "ms2",
+    repeats: Repeats = 5,
+    max_memory: MaxMemory = None,
+    plot: Plot = None,
+    json: Json = None,
+) -> Report:
+    """One XC build of crystals: first and later ones, PBE and the parent in turn."""
+    check_plot(plot)
+    import taufree
+    from taufree.evaluation.speed import systems
+    from taufree.evaluation.speed import xc as speed
+
+    names = name or list(systems.CRYSTALS)
+    unknown = sorted(set(names) - set(systems.CRYSTALS))
+    if unknown:
+        raise UserError(f"no crystal {', '.join(unknown)}: choose among Si, MgO and Al.")
+    result = speed.bench_crystals(
+        taufree.load_model(model),
+        names=names,
+        kpts=kpts,
+        repeats=repeats,
+        max_memory=max_memory,
+        say=say,
+    )
+    draw(plot, speed.plot, result)
+    return Report(result, speed.table(result))
+
+
+@bench.command()
+@reported(resume=AGAIN)
 def scf(
     file: Annotated[
         Path | None,

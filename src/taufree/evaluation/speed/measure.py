@@ -18,6 +18,7 @@ import numpy as np
 from ase import Atoms
 from matplotlib.figure import Figure
 from pyscf import dft, lib
+from pyscf.pbc.scf.khf import KSCF
 from rich.table import Table
 from torch import Tensor
 
@@ -111,10 +112,11 @@ def mean_fields(
     }
 
 
-def xc_build(mf: dft.rks.RKS, dm: np.ndarray) -> tuple[float, float, np.ndarray]:
+def xc_build(mf: Any, dm: np.ndarray) -> tuple[float, float, np.ndarray]:
     """Electrons, E_xc and V_xc, called as PySCF's `get_veff` calls it."""
     max_memory = mf.max_memory - lib.current_memory()[0]
-    return mf._numint.nr_rks(mf.mol, mf.grids, mf.xc, dm, max_memory=max_memory)
+    where = {"kpts": mf.kpts} if isinstance(mf, KSCF) else {}
+    return mf._numint.nr_rks(mf.mol, mf.grids, mf.xc, dm, **where, max_memory=max_memory)
 
 
 def read_or(default: Callable[[], Atoms], path: Path | None) -> tuple[str, Atoms]:

@@ -1,4 +1,4 @@
-"""Molecules of any size, made in code, so that a benchmark is the same everywhere."""
+"""Molecules of any size, and crystals, made in code, so that a benchmark is the same everywhere."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 from ase import Atoms
-from ase.build import molecule
+from ase.build import bulk, molecule
 from numpy.typing import NDArray
 
 CC, CH, CHAIN_ANGLE = 1.53, 1.09, math.radians(112.0)
@@ -65,6 +65,15 @@ def _along(start: Vector, direction: Vector, length: float) -> Vector:
 
 FAMILIES = {"alkane": alkane, "water": water_cluster}
 """Families of molecules of growing size, by name: size -> Atoms."""
+
+
+CRYSTALS = {
+    "Si": (bulk("Si"), "gth-dzvp-molopt-sr"),
+    "MgO": (bulk("MgO", "rocksalt", 4.212), "def2-svp"),
+    "Al": (bulk("Al"), "gth-dzvp-molopt-sr"),
+}
+"""A semiconductor, an insulator, a metal (ASE's lattice constants, MgO: Wyckoff 1963), and a basis;
+MgO is all-electron, for the uniform grid of its semicore pseudopotentials has 139³ points."""
 
 
 def family_member(name: str, n_atoms: int) -> Atoms:

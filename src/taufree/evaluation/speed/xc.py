@@ -1,4 +1,4 @@
-"""One XC build, energy and matrix: deorbitalized beside PBE and the parent."""
+"""One XC build, energy and matrix: deorbitalized beside PBE and the parent, also in crystals."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from pyscf import dft
 from rich.table import Table
 
 import taufree
 from taufree.evaluation.speed import measure, stages, systems
 from taufree.evaluation.speed.measure import DEORBITALIZED, GGA, Say
 from taufree.functional import Functional
+from taufree.hosts.single_point import Settings, mean_field
 
 FIRST = f"{DEORBITALIZED}, first"
 PROFILED_BUILDS = 3
@@ -49,37 +49,71 @@ def bench_xc(
         for mf in fields.values():
             mf.grids = gga.grids
         say(f"{name} {basis}: {repeats} XC builds each")
-        seconds, energies = _time(fields, functional, dm, repeats)
-        parent = functional.parent.xc
-        sampler = stages.StageSampler()
-        with sampler:
-            for _ in range(PROFILED_BUILDS):
-                measure.xc_build(fields[DEORBITALIZED], dm)
-        builds = {label: measure.spread(times) for label, times in seconds.items()}
-        later = builds[DEORBITALIZED]["median_s"]
-        results.append(
-            {
-                "molecule": name,
-                "basis": basis,
-                "grid_level": grid_level,
-                "n_atoms": len(atoms),
-                "n_ao": gga.mol.nao,
-                "n_points": gga.grids.weights.size,
-                "builds": builds,
-                "ratio_to_parent": {
-                    label: b["median_s"] / builds[parent]["median_s"] for label, b in builds.items()
-                },
-                "exc_hartree": energies,
-                "profile_s": {stage: share * later for stage, share in sampler.shares().items()},
-                "hot_lines": sampler.hot_lines(),
-            }
-        )
+        what = {"molecule": name, "basis": basis, "grid_level": grid_level}
+        results.append(what | _measure(fields, functional, dm, repeats))
     parent = functional.parent.xc
     return {"benchmark": "xc", "conditions": conditions, "parent": parent, "results": results}
 
 
+def bench_crystals(
+    functional: Functional,
+    *,
+    names: list[str],
+    kpts: tuple[int, int, int],
+    repeats: int = 5,
+    max_memory: int | None = None,
+    say: Say,
+) -> dict[str, Any]:
+    """Times of one XC build of crystals, as `bench_xc` takes them, at PySCF's first guess."""
+    conditions = measure.conditions(functional)
+    results = []
+    for name in names:
+        atoms, basis = systems.CRYSTALS[name]
+        settings = Settings(basis=basis, kpts=kpts, smearing_ev=0.1, max_memory=max_memory)
+        fields = {}
+        for xc in (functional.parent.xc, GGA):
+            fields[xc] = mean_field(atoms, settings)
+            fields[xc].xc = xc
+        parent = fields[functional.parent.xc]
+        parent.grids.build(with_non0tab=True)
+        for mf in fields.values():
+            mf.grids = parent.grids
+        fields = {DEORBITALIZED: taufree.deorbitalize(parent, functional)} | fields
+        say(f"{name} {basis}, {kpts} k-points: {repeats} XC builds each")
+        dm = np.asarray(parent.get_init_guess())
+        what = {"molecule": name, "basis": basis, "kpts": kpts}
+        results.append(what | _measure(fields, functional, dm, repeats))
+    parent = functional.parent.xc
+    return {"benchmark": "crystals", "conditions": conditions, "parent": parent, "results": results}
+
+
+def _measure(
+    fields: dict[str, Any], functional: Functional, dm: np.ndarray, repeats: int
+) -> dict[str, Any]:
+    seconds, energies = _time(fields, functional, dm, repeats)
+    parent = functional.parent.xc
+    sampler = stages.StageSampler()
+    with sampler:
+        for _ in range(PROFILED_BUILDS):
+            measure.xc_build(fields[DEORBITALIZED], dm)
+    builds = {label: measure.spread(times) for label, times in seconds.items()}
+    later = builds[DEORBITALIZED]["median_s"]
+    return {
+        "n_atoms": fields[parent].mol.natm,
+        "n_ao": fields[parent].mol.nao,
+        "n_points": fields[parent].grids.weights.size,
+        "builds": builds,
+        "ratio_to_parent": {
+            label: b["median_s"] / builds[parent]["median_s"] for label, b in builds.items()
+        },
+        "exc_hartree": energies,
+        "profile_s": {stage: share * later for stage, share in sampler.shares().items()},
+        "hot_lines": sampler.hot_lines(),
+    }
+
+
 def _time(
-    fields: dict[str, dft.rks.RKS], functional: Functional, dm: np.ndarray, repeats: int
+    fields: dict[str, Any], functional: Functional, dm: np.ndarray, repeats: int
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
     energies: dict[str, float] = {}
 
