@@ -253,6 +253,42 @@ def evaluate_reactions(
     return Report(result, reactions.table(result))
 
 
+@evaluate.command("solids")
+@reported(resume="Finished points are kept; the same command goes on.")
+def evaluate_solids(
+    out: Annotated[Path, typer.Argument(help="Folder that keeps finished points.")] = Path(
+        "solids"
+    ),
+    model: Model = "ms2",
+    split: Split = "test",
+    name: Annotated[
+        list[str] | None, typer.Option(help="Only this crystal; may be repeated.")
+    ] = None,
+    plot: Plot = None,
+    scheduler: Scheduler = None,
+    workers: Workers = None,
+    json: Json = None,
+) -> Report:
+    """Energy-volume curves of crystals beside the parent's; goes on where it was interrupted."""
+    from taufree.data.build import select
+    from taufree.evaluation import plots, solids
+
+    if plot:
+        plots.check_format(plot)
+    result = solids.evaluate(
+        model,
+        split,
+        out=out,
+        systems=select(names=name) if name else None,
+        scheduler=scheduler,
+        workers=workers,
+        console=stderr,
+    )
+    if plot:
+        plots.plot_solids(result, plot)
+    return Report(result, solids.table(result))
+
+
 @evaluate.command("limits")
 @reported(resume=AGAIN)
 def evaluate_limits(

@@ -48,9 +48,7 @@ def crystals() -> Iterator[System]:
 
     A strained one is named like ``Si-diamond@0.94``, one with pseudopotentials ``Si-diamond-gth``.
     """
-    table = files("taufree.data").joinpath("crystals.csv").read_text("utf-8").splitlines()
-    rows = list(csv.DictReader(line for line in table if not line.startswith("#")))
-    equilibrium = {row["name"]: _equilibrium(row) for row in rows}
+    equilibrium = {row["name"]: _equilibrium(row) for row in _table()}
     for share in VOLUMES:
         for system in equilibrium.values():
             yield system if share == 1 else at_volume(system, share)
@@ -72,9 +70,18 @@ def at_volume(system: System, share: float) -> System:
 
 def bonding() -> dict[str, str]:
     """Bonding (metal, covalent, ionic, layered, molecular) of every crystal by name."""
-    table = files("taufree.data").joinpath("crystals.csv").read_text("utf-8").splitlines()
-    rows = csv.DictReader(line for line in table if not line.startswith("#"))
-    return {row["name"]: row["bonding"] for row in rows}
+    return {row["name"]: row["bonding"] for row in _table()}
+
+
+def lattice_constant(name: str) -> float:
+    """Lattice constant a of the table, ångström; of the crystallographer's cell, as in `dcdft`."""
+    row = next(row for row in _table() if row["name"] == name)
+    return float(row["a"]) if row["a"] else float(dcdft[row["symbols"]].cell.lengths()[0])
+
+
+def _table() -> list[dict[str, str]]:
+    lines = files("taufree.data").joinpath("crystals.csv").read_text("utf-8").splitlines()
+    return list(csv.DictReader(line for line in lines if not line.startswith("#")))
 
 
 def _equilibrium(row: dict[str, str]) -> System:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from ase.units import Hartree
 from numpy.typing import NDArray
 from pyscf.pbc import dft, gto
 from pyscf.pbc.dft import numint
@@ -113,6 +114,29 @@ def fields(mf: dft.krks.KRKS, dm: Array, level: int) -> tuple[Array, Array, Arra
         for ao, _, mask, _, _ in ni.block_loop(cell, grids, deriv=2, kpts=kpts, max_memory=500)
     ]
     return grids.coords, grids.weights, np.concatenate(blocks, axis=-1)
+
+
+def properties(mf: dft.krks.KRKS) -> dict[str, float | None]:
+    """Energy, band gap and magnetic moment of a cell; the gap only where nothing is smeared.
+
+    The energy of smeared electrons is extrapolated to none, (E + F)/2.
+    """
+    smeared = bool(getattr(mf, "sigma", 0))
+    occupations, energies = (
+        np.concatenate([np.ravel(values) for values in arrays])
+        for arrays in (mf.mo_occ, mf.mo_energy)
+    )
+    held = occupations > 0
+    gap = float(energies[~held].min() - energies[held].max()) * Hartree
+    moment = 0.0
+    if np.ndim(mf.make_rdm1()) == 4:
+        up, down = (np.concatenate([np.ravel(k) for k in spin]).sum() for spin in mf.mo_occ)
+        moment = float(up - down) / len(mf.kpts)
+    return {
+        "energy_hartree": float(mf.e_zero if smeared else mf.e_tot),
+        "gap_ev": None if smeared else gap,
+        "moment": moment,
+    }
 
 
 class RememberingNumInt(numint.KNumInt):

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from ase.units import Bohr, Hartree
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -15,6 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from taufree.data.store import write_atomic
 from taufree.errors import UserError
 from taufree.evaluation.density import MODEL
+from taufree.evaluation.equation_of_state import EOS
 
 FORMATS = ("png", "svg", "pdf")
 ROW = 0.2  # inch
@@ -76,6 +79,39 @@ def plot_scf(result: dict[str, Any], path: Path) -> None:
     _finish(figure, panels, lines, path)
 
 
+def plot_solids(result: dict[str, Any], path: Path) -> None:
+    """Energy-volume curves of each crystal, either functional's above its own minimum."""
+    lines = result["crystals"]
+    n_columns = min(4, len(lines))
+    n_rows = -(-len(lines) // n_columns)
+    figure = Figure(figsize=(3 * n_columns, 2.4 * n_rows + 0.6), layout="constrained")
+    figure.suptitle(f"energy above the minimum (meV/atom), beside {result['parent']}")
+    panels = list(figure.subplots(n_rows, n_columns, squeeze=False).flat)
+    styles = {"parent": ("C1", "o", "-"), "deorbitalized": ("C0", "D", "--")}
+    for panel, line in zip(panels, lines, strict=False):
+        unit = 1000 * Hartree / line["n_atoms"]
+        volumes = np.array(line["volumes"]) * Bohr**3 / line["n_atoms"]
+        for which, (color, marker, dashes) in styles.items():
+            if line[which]["eos"] is None:
+                continue
+            eos = EOS(**line[which]["eos"])
+            energies = [run["energy_hartree"] - eos.energy for run in line[which]["points"]]
+            fine = np.linspace(line["volumes"][0], line["volumes"][-1], 101)
+            label = {"label": which, "color": color, "marker": marker}
+            panel.plot(volumes, unit * np.array(energies), ls="", mfc="none", **label)
+            panel.plot(fine * Bohr**3 / line["n_atoms"], unit * eos(fine), dashes, color=color)
+        distance = line["delta_mev"]
+        shown = "not compared" if distance is None else f"Δ = {distance:.2f} meV/atom"
+        panel.set_title(f"{line['name']}, {shown}", fontsize="small")
+        panel.grid(alpha=0.3)
+    for panel in panels[len(lines) :]:
+        panel.set_visible(False)
+    for panel in panels[max(0, len(lines) - n_columns) : len(lines)]:
+        panel.set_xlabel("volume (Å³/atom)")
+    _legend(figure, panels)
+    _save(figure, path)
+
+
 def _panels(n_panels: int, n_rows: int, title: str) -> tuple[Figure, Sequence[Axes]]:
     figure = Figure(figsize=(3.5 * n_panels + 1, 1.5 + ROW * n_rows), layout="constrained")
     figure.suptitle(title)
@@ -89,11 +125,19 @@ def _finish(
     panels[0].set_ylim(-1, len(lines))
     for panel in panels:
         panel.grid(alpha=0.3)
+    _legend(figure, panels)
+    _save(figure, path)
+
+
+def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
     labelled: dict[str, Artist] = {}
     for panel in panels:
         handles, labels = panel.get_legend_handles_labels()
         labelled |= dict(zip(labels, handles, strict=True))
     figure.legend(labelled.values(), labelled.keys(), loc="outside right upper", fontsize="small")
+
+
+def _save(figure: Figure, path: Path) -> None:
     image = io.BytesIO()
     figure.savefig(image, format=path.suffix.removeprefix(".").lower(), dpi=150)
     write_atomic(path, image.getvalue())

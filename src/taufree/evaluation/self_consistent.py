@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +21,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from taufree.data.build import dask_client
 from taufree.data.generate import mean_field
+from taufree.data.periodic import converge as converge_crystal
+from taufree.data.periodic import properties as crystal_properties
 from taufree.data.store import digest, file_of, write_atomic
 from taufree.data.systems import System
 from taufree.functional import Functional
@@ -36,6 +40,7 @@ def converge_all(
     functional: Functional,
     level: int,
     *,
+    which: Sequence[Which] = WHICH,
     out: Path | None = None,
     scheduler: str | None = None,
     workers: int | None = None,
@@ -44,15 +49,19 @@ def converge_all(
     """Result of `converge` for every system, with the functional and with its parent.
 
     With a folder ``out``, finished calculations are read from there and written there at once; the
-    parent's serve every model. What broke off with an error is tried again.
+    parent's serve every model, and so do a crystal's density-fitting integrals, which take most of
+    its time. What broke off with an error is tried again.
     """
     store = _Store(out, functional, level)
     tasks: list[Task] = [
-        (system, which) for system in sorted(systems, key=_cost, reverse=True) for which in WHICH
+        (system, each) for system in sorted(systems, key=_cost, reverse=True) for each in which
     ]
     runs = {task: kept for task in tasks if (kept := store.get(task)) is not None}
     missing = [task for task in tasks if task not in runs]
-    for task, run in _calculate(missing, functional, level, scheduler, workers, console):
+    integrals = None if out is None else out.absolute() / "integrals"
+    if integrals and any(system.period for system in systems):
+        integrals.mkdir(exist_ok=True)
+    for task, run in _calculate(missing, functional, level, integrals, scheduler, workers, console):
         runs[task] = run
         if "error" not in run:
             store.put(task, run)
@@ -60,7 +69,7 @@ def converge_all(
 
 
 def _cost(system: System) -> int:
-    return system.n_electrons * len(system.symbols) * (2 if system.spin else 1)
+    return system.n_electrons * len(system.symbols) * (2 if system.polarized else 1)
 
 
 class _Store:
@@ -108,6 +117,7 @@ def _calculate(
     tasks: Sequence[Task],
     functional: Functional,
     level: int,
+    integrals: Path | None,
     scheduler: str | None,
     workers: int | None,
     console: Console | None,
@@ -126,7 +136,7 @@ def _calculate(
         [shared] = client.scatter([functional], broadcast=True)
         futures = {
             client.submit(
-                converge, s, shared if which == "deorbitalized" else None, level,
+                converge, s, shared if which == "deorbitalized" else None, level, integrals,
                 pure=False, priority=-rank,
             ): (s, which)
             for rank, (s, which) in enumerate(tasks)
@@ -142,27 +152,62 @@ def _calculate(
             progress.advance(bar)
 
 
-def converge(system: System, functional: Functional | None, level: int) -> Run:
-    """One calculation, on one thread: the parent, or a functional in place of it."""
+def converge(
+    system: System, functional: Functional | None, level: int, integrals: Path | None = None
+) -> Run:
+    """One calculation, on one thread: the parent, or a functional in place of it.
+
+    A crystal's density-fitting integrals are taken from the folder ``integrals``, or left there.
+    """
     lib.num_threads(1)  # parallel over systems
     torch.set_num_threads(1)
     try:
         mf = mean_field(system)
-        mf.grids.level = level
+        if not (system.period and system.period.pseudo):
+            mf.grids.level = level
         if functional is not None:
             mf = deorbitalize(mf, functional)
         start = time.perf_counter()
-        energy = mf.kernel()
+        if system.period:
+            with _kept_integrals(mf, system, integrals):
+                converge_crystal(mf, system.period)
+        else:
+            mf.kernel()
         wall = time.perf_counter() - start
         return {
             "converged": bool(mf.converged),
             "cycles": int(mf.cycles),
-            "energy_hartree": float(energy),
-            "dipole_debye": [float(x) for x in mf.dip_moment(unit="Debye", verbose=0)],
+            **(crystal_properties(mf) if system.period else _molecule_properties(mf)),
             "wall_s": wall,
         }
     except Exception as error:  # one system's trouble is not the others'
         return failed(error)
+
+
+def _molecule_properties(mf: Any) -> Run:
+    dipole = mf.dip_moment(unit="Debye", verbose=0)
+    return {"energy_hartree": float(mf.e_tot), "dipole_debye": [float(x) for x in dipole]}
+
+
+@contextmanager
+def _kept_integrals(mf: Any, system: System, folder: Path | None) -> Iterator[None]:
+    """Let both functionals of a system use the same density-fitting integrals."""
+    if folder is None or system.period is None or system.period.pseudo:
+        yield
+        return
+    definition = replace(system, name="", parent="", iterates=False)
+    path = folder / f"{Path(file_of(system)).stem}-{digest(definition, [])[:12]}.h5"
+    if path.is_file():
+        mf.with_df._cderi = str(path)
+        yield
+        return
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
+        unfinished = Path(scratch) / path.name
+        mf.with_df._cderi_to_save = str(unfinished)
+        mf.with_df.build(j_only=True)
+        unfinished.replace(path)
+        mf.with_df._cderi = str(path)
+        yield
 
 
 def failed(error: BaseException) -> Run:

@@ -1,0 +1,294 @@
+"""Energy-volume curves of crystals beside the parent's: same basis, k mesh, grid and integrals."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase.units import Hartree
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from taufree.data.crystals import at_volume, bonding, lattice_constant
+from taufree.data.splits import Split, systems_of
+from taufree.data.systems import System
+from taufree.errors import UserError
+from taufree.evaluation.equation_of_state import EOS, GPA_PER_ATOMIC, delta, fit
+from taufree.evaluation.self_consistent import WHICH, Run, Task, Which, converge_all
+from taufree.evaluation.thermochemistry import atom
+from taufree.functional import Functional
+from taufree.model.storage import load_model
+
+VOLUMES = (0.88, 0.925, 0.97, 1.015, 1.06)
+"""Shares of the volume in the table of crystals: in small bases equilibria are a little smaller."""
+MIDDLE = 2
+"""Index of the volume at which gaps and moments are compared."""
+LEVEL = 1
+"""PySCF's grid level: crystals' points are many, and both functionals have the same."""
+COLUMNS = {
+    "d_lattice_constant_angstrom": ("Δa", "Å", "+.4f"),
+    "d_bulk_modulus_percent": ("ΔB", "%", "+.2f"),
+    "d_cohesive_ev": ("ΔE_coh", "eV/atom", "+.3f"),
+    "delta_mev": ("Δ", "meV/atom", ".2f"),
+    "d_gap_ev": ("ΔE_gap", "eV", "+.3f"),
+    "d_moment": ("ΔM", "μB", "+.3f"),
+}
+
+
+def evaluate(
+    model: str | Functional,
+    split: Split = "test",
+    *,
+    out: Path | None = None,
+    systems: Sequence[System] | None = None,
+    scheduler: str | None = None,
+    workers: int | None = None,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Converge a model and its parent at ``VOLUMES`` of every crystal; fit, compare.
+
+    The settings are those of `taufree.data.periodic` (all-electron def2-SVP without exponents below
+    0.1, k mesh and smearing of `taufree.data.crystals`, Becke grids of level 1), for the spin-
+    polarized free atoms too. No level shift and no second try for either functional.
+
+    Parameters
+    ----------
+    model : str or Functional
+        Name of a bundled model, a path, or a loaded functional.
+    split : "train", "validation" or "test"
+        Its all-electron crystals are calculated ...
+    systems : sequence of System, optional
+        ... unless these, at equilibrium, are named.
+    out : Path, optional
+        Folder that keeps every finished point: an interrupted evaluation goes on there, and another
+        model's takes over the parent's results and all integrals.
+    scheduler, workers : optional
+        Address of a Dask scheduler, or number of local processes (default: one a core).
+    console : Console, optional
+        Where progress is shown.
+
+    Returns
+    -------
+    dict
+        ``crystals``: a list with ``name``, ``formula``, ``bonding``, ``n_atoms``, ``mesh``,
+        ``volumes`` (bohr³ per cell); ``deorbitalized`` and ``parent``, each with the ``points``
+        (as `taufree.evaluation.self_consistent.converge` reports them), ``eos``,
+        ``lattice_constant_angstrom``, ``bulk_modulus_gpa``, ``cohesive_ev`` (per atom), ``gap_ev``,
+        ``moment`` (μB per cell), both at the middle volume, null where there is none; differences
+        to the parent, named as in ``COLUMNS``, Δ of `taufree.evaluation.equation_of_state.delta`
+        among them, per atom. The parent's gap is that of its generalized Kohn-Sham potential.
+        ``summary``: see `summary`.
+
+    Raises
+    ------
+    UserError
+        Nothing to calculate, a system of another parent, or no scheduler answers.
+    """
+    functional = load_model(model) if isinstance(model, str) else model
+    chosen = _chosen(split, systems, functional)
+    runs = converge_all(
+        {task for crystal in chosen for task in [*points(crystal), *free_atoms(crystal)]},
+        functional,
+        LEVEL,
+        out=out,
+        scheduler=scheduler,
+        workers=workers,
+        console=console,
+    )
+    lines = [_line(crystal, runs) for crystal in chosen]
+    return {
+        "model": functional.name,
+        "potential": "ks",
+        "parent": functional.parent.xc,
+        "split": split if systems is None else None,
+        "grid_level": LEVEL,
+        "summary": summary(lines),
+        "crystals": lines,
+    }
+
+
+def _chosen(split: Split, systems: Sequence[System] | None, functional: Functional) -> list[System]:
+    if systems is None:
+        names = bonding()
+        systems = [s for s in systems_of(split) if s.kind == "crystals" and s.name in names]
+    if not systems:
+        raise UserError("no crystal to calculate: name some, or choose a split")
+    for system in systems:
+        if system.kind != "crystals" or system.name not in bonding():
+            raise UserError(f"{system.name} is no all-electron crystal: see data/crystals.csv")
+    return [replace(system, parent=functional.parent.xc) for system in systems]
+
+
+def points(crystal: System) -> list[System]:
+    """The crystal at every volume of its curve."""
+    return [at_volume(crystal, share) for share in VOLUMES]
+
+
+def free_atoms(crystal: System) -> list[System]:
+    """Spin-polarized atoms of its elements, in the crystal's basis."""
+    assert crystal.period is not None
+    basis = f"{crystal.basis}/{crystal.period.exp_to_discard:g}"
+    return [
+        replace(atom(symbol), basis=basis, parent=crystal.parent)
+        for symbol in sorted(set(crystal.symbols))
+    ]
+
+
+def _line(crystal: System, runs: Mapping[Task, Run]) -> dict[str, Any]:
+    assert crystal.period is not None
+    volumes = [_volume(point) for point in points(crystal)]
+    line: dict[str, Any] = {
+        "name": crystal.name,
+        "formula": crystal.formula,
+        "bonding": bonding()[crystal.name],
+        "n_atoms": len(crystal.symbols),
+        "mesh": list(crystal.period.mesh),
+        "volumes": volumes,
+    }
+    curves: dict[Which, EOS | None] = {}
+    for which in WHICH:
+        curves[which], line[which] = _curve(crystal, volumes, which, runs)
+    first, second = curves["deorbitalized"], curves["parent"]
+    distance = delta(first, second) if first and second else None
+    ours, theirs = line["deorbitalized"], line["parent"]
+    bulk = _difference(ours, theirs, "bulk_modulus_gpa")
+    line |= {
+        "d_lattice_constant_angstrom": _difference(ours, theirs, "lattice_constant_angstrom"),
+        "d_bulk_modulus_percent": bulk and 100 * bulk / theirs["bulk_modulus_gpa"],
+        "d_cohesive_ev": _difference(ours, theirs, "cohesive_ev"),
+        "delta_mev": None if distance is None else 1000 * distance * Hartree / line["n_atoms"],
+        "d_gap_ev": _difference(ours, theirs, "gap_ev"),
+        "d_moment": _difference(ours, theirs, "moment"),
+    }
+    return line
+
+
+def _volume(system: System) -> float:
+    assert system.period is not None
+    return float(abs(np.linalg.det(system.period.vectors)))
+
+
+def _curve(
+    crystal: System, volumes: Sequence[float], which: Which, runs: Mapping[Task, Run]
+) -> tuple[EOS | None, dict[str, Any]]:
+    """Equation of state and what follows from it; a point that fails leaves the crystal without."""
+    found = [runs[point, which] for point in points(crystal)]
+    complete = all(run["converged"] for run in found)
+    eos = fit(volumes, [run["energy_hartree"] for run in found]) if complete else None
+    middle = found[MIDDLE]
+    result: dict[str, Any] = {
+        "points": found,
+        "eos": None if eos is None else vars(eos),
+        "lattice_constant_angstrom": None,
+        "bulk_modulus_gpa": None,
+        "cohesive_ev": None,
+        "gap_ev": middle.get("gap_ev"),
+        "moment": middle.get("moment") if crystal.polarized else None,
+    }
+    if eos is None:
+        return None, result
+    scale = (eos.volume / _volume(crystal)) ** (1 / 3)
+    result["lattice_constant_angstrom"] = scale * lattice_constant(crystal.name)
+    result["bulk_modulus_gpa"] = eos.bulk_modulus * GPA_PER_ATOMIC
+    atoms = {a.symbols[0]: runs[a, which] for a in free_atoms(crystal)}
+    if all(run["converged"] for run in atoms.values()):
+        count = Counter(crystal.symbols)
+        free = sum(n * atoms[symbol]["energy_hartree"] for symbol, n in count.items())
+        result["cohesive_ev"] = (free - eos.energy) * Hartree / len(crystal.symbols)
+    return eos, result
+
+
+def _difference(ours: dict[str, Any], theirs: dict[str, Any], key: str) -> float | None:
+    if ours[key] is None or theirs[key] is None:
+        return None
+    return float(ours[key] - theirs[key])
+
+
+def summary(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Convergence, cycles, and mean and largest absolute differences with the worst crystal's name.
+
+    ``converged`` and ``parent_converged`` count points; ``wall_ratio`` is the median ratio of wall
+    times at points where both converged.
+    """
+    pairs = [
+        (line["name"], *pair)
+        for line in lines
+        for pair in zip(*(line[which]["points"] for which in WHICH), strict=True)
+    ]
+    both = [pair for pair in pairs if all(run["converged"] for run in pair[1:])]
+    found: dict[str, Any] = {
+        "n_crystals": len(lines),
+        "n_points": len(pairs),
+        "converged": sum(ours["converged"] for _, ours, _ in pairs),
+        "parent_converged": sum(theirs["converged"] for _, _, theirs in pairs),
+        "not_converged": sorted({name for name, ours, _ in pairs if not ours["converged"]}),
+        "median_cycles": _median([ours["cycles"] for _, ours, _ in both]),
+        "parent_median_cycles": _median([theirs["cycles"] for _, _, theirs in both]),
+        "wall_ratio": _median([ours["wall_s"] / theirs["wall_s"] for _, ours, theirs in both]),
+    }
+    for key in COLUMNS:
+        errors = {line["name"]: abs(line[key]) for line in lines if line[key] is not None}
+        found[f"mean_{key}"] = float(np.mean(list(errors.values()))) if errors else None
+        found[f"max_{key}"] = max(errors.values(), default=None)
+        found[f"worst_{key}"] = max(errors, key=lambda name: errors[name], default=None)
+    return found
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return float(np.median(values)) if values else None
+
+
+def table(result: dict[str, Any]) -> Table:
+    """One row a crystal, the parent's values and the differences to them; means; worst cases."""
+    table = Table(
+        title=f"crystals beside {result['parent']}, Becke grids of level {result['grid_level']}",
+        title_justify="left",
+    )
+    table.add_column("crystal")
+    for column in ("a\nÅ", "B\nGPa", "E_coh\neV/atom", "E_gap\neV"):
+        table.add_column(column, justify="right")
+    for name, unit, _ in COLUMNS.values():
+        table.add_column(f"{name}\n{unit}", justify="right")
+    table.add_column("cycles", justify="right")
+    for line in result["crystals"]:
+        parent = line["parent"]
+        table.add_row(
+            escape(line["name"]),
+            _number(parent["lattice_constant_angstrom"], ".3f"),
+            _number(parent["bulk_modulus_gpa"], ".1f"),
+            _number(parent["cohesive_ev"], ".2f"),
+            _number(parent["gap_ev"], ".2f"),
+            *(_number(line[key], form) for key, (_, _, form) in COLUMNS.items()),
+            " / ".join(_cycles(line[which]["points"]) for which in WHICH),
+        )
+    table.add_section()
+    found = result["summary"]
+    for label, key in (("mean |Δ|", "mean_{}"), ("largest |Δ|", "max_{}"), ("of", "worst_{}")):
+        cells = [
+            found[key.format(name)]
+            if label == "of"
+            else _number(found[key.format(name)], form[-3:])
+            for name, (_, _, form) in COLUMNS.items()
+        ]
+        table.add_row(label, "", "", "", "", *(cell or "–" for cell in cells), "")
+    table.caption = (
+        f"converged: {found['converged']} of {found['n_points']} points, parent "
+        f"{found['parent_converged']}; {_number(found['wall_ratio'], '.2f')} of the parent's wall "
+        "time (median); cycles: deorbitalized / parent, NO: not converged"
+    )
+    return table
+
+
+def _cycles(runs: Sequence[Run]) -> str:
+    if not all(run["converged"] for run in runs):
+        return "NO"
+    return f"{np.median([run['cycles'] for run in runs]):g}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
