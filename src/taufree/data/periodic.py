@@ -119,7 +119,7 @@ def fields(mf: dft.krks.KRKS, dm: Array, level: int) -> tuple[Array, Array, Arra
 def properties(mf: dft.krks.KRKS) -> dict[str, float | None]:
     """Energy, band gap and magnetic moment of a cell; the gap only where nothing is smeared.
 
-    The energy of smeared electrons is extrapolated to none, (E + F)/2.
+    The energy of smeared electrons is extrapolated to no smearing, (E + F)/2.
     """
     smeared = bool(getattr(mf, "sigma", 0))
     occupations, energies = (
@@ -127,14 +127,14 @@ def properties(mf: dft.krks.KRKS) -> dict[str, float | None]:
         for arrays in (mf.mo_occ, mf.mo_energy)
     )
     held = occupations > 0
-    gap = float(energies[~held].min() - energies[held].max()) * Hartree
+    gap = energies[~held].min(initial=np.inf) - energies[held].max()
     moment = 0.0
     if np.ndim(mf.make_rdm1()) == 4:
         up, down = (np.concatenate([np.ravel(k) for k in spin]).sum() for spin in mf.mo_occ)
         moment = float(up - down) / len(mf.kpts)
     return {
         "energy_hartree": float(mf.e_zero if smeared else mf.e_tot),
-        "gap_ev": None if smeared else gap,
+        "gap_ev": None if smeared or np.isinf(gap) else float(gap) * Hartree,
         "moment": moment,
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -40,7 +41,9 @@ def fit(volumes: Sequence[float], energies: Sequence[float]) -> EOS | None:
     shift = e.mean()
     equation = EquationOfState(v, e - shift, eos="birchmurnaghan")
     try:
-        volume, energy, bulk_modulus = equation.fit(warn=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the parameters' covariance, which nobody asks for
+            volume, energy, bulk_modulus = equation.fit(warn=False)
     except RuntimeError:  # SciPy finds no parameters
         return None
     margin = RANGE * v.mean()
