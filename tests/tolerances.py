@@ -47,3 +47,6 @@ BOX = 1e-8
 
 DOUBLED_CELL = 1e-6
 """What a cell twice as large may change per atom beyond the parent's change."""
+
+SHIFTED = 1e-5
+"""What moving all atoms between the points of a grid may change beyond the parent's change."""

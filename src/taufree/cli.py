@@ -73,7 +73,10 @@ def run(
         typer.Option(help="Full functional derivative, or the parent's at frozen τ."),
     ] = "ks",
     parent: Annotated[bool, typer.Option("--parent", help="Run the parent beside it.")] = False,
-    grid_level: GridLevel = 3,
+    grid_level: Annotated[
+        int | None,
+        typer.Option(min=0, max=9, help="PySCF's grid level.", show_default="3; of crystals 1"),
+    ] = None,
     density_fit: Annotated[bool, typer.Option(help="Fit the density for the Coulomb part.")] = True,
     max_memory: Annotated[
         int | None, typer.Option(min=1, help="Memory to keep within, MB.")

@@ -105,6 +105,8 @@ def test_crystal_is_what_pyscf_gives(tmp_path, monkeypatch):
     )  # fmt: skip
     for xc, run in (("PBE", result), ("MS2", result["parent"])):
         mf = pbc_dft.KRKS(cell, cell.make_kpts([2, 1, 1]))
+        mf.grids = pbc_dft.BeckeGrids(cell)
+        mf.grids.level = 1
         mf.xc = xc
         assert run["energy_hartree"] == pytest.approx(mf.kernel(), abs=SCF_CONVERGENCE)
     assert set(result) == KEYS | {"parent"} and set(result["parent"]) == KEYS
@@ -116,7 +118,7 @@ def test_crystals_settings():
     assert isinstance(silicon, pbc_dft.krks.KRKS) and len(silicon.kpts) == 4
     assert tuple(silicon.cell.mesh) == (27, 27, 27)  # 63 Ha; PySCF's default is 41³
     assert silicon.cell.nelectron == 8 and silicon.cell.basis == "gth-dzvp-molopt-sr"
-    assert isinstance(silicon.grids, pbc_dft.gen_grid.UniformGrids)
+    assert isinstance(silicon.grids, pbc_dft.gen_grid.BeckeGrids) and silicon.grids.level == 1
     np.testing.assert_allclose(silicon.cell.lattice_vectors() * Bohr, bulk("Si").cell)
     neon = mean_field(bulk("Ne", "fcc", 4.4), Settings(basis="6-31g", kpts=(1, 1, 1), grid_level=1))
     assert neon.cell.nelectron == 10 and neon.grids.level == 1

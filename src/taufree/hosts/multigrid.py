@@ -13,6 +13,7 @@ from pyscf.pbc.dft.multigrid import MultiGridNumInt, MultiGridNumInt2
 
 from taufree.errors import UnsupportedError
 from taufree.functional import Functional
+from taufree.hosts.domain import warn_unresolved
 from taufree.hosts.exchange_correlation import ExchangeCorrelation, nuclei, periodic_vectors
 from taufree.hosts.integrator import PERIODIC_PARENT, Deorbitalizing
 
@@ -41,6 +42,8 @@ class _Multigrid(Deorbitalizing):
         mesh = np.array(self.mesh)  # type: ignore[attr-defined]
         state = cell._env, cell.lattice_vectors(), mesh
         if self._cache is None or not all(map(np.array_equal, state, self._cache[0])):
+            spacings = np.linalg.norm(cell.lattice_vectors(), axis=1) / mesh
+            warn_unresolved(self.functional, spacings.max())
             weights = np.full(mesh.prod(), cell.vol / mesh.prod())
             where = cell.get_uniform_grids(mesh, wrap_around=False), weights
             xc = ExchangeCorrelation(self.functional, *where, nuclei(cell), periodic_vectors(cell))

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from taufree.functional import Functional
 from taufree.hosts import multigrid
+from taufree.hosts.domain import warn_unresolved
 from taufree.hosts.exchange_correlation import ExchangeCorrelation, nuclei, periodic_vectors
 from taufree.hosts.integrator import PERIODIC_PARENT, Deorbitalizing
 
@@ -240,6 +241,9 @@ class _GridCache:
         self.xc = ExchangeCorrelation(
             functional, grids.coords, grids.weights, nuclei(cell), periodic_vectors(cell)
         )
+        if not isinstance(grids, gen_grid.BeckeGrids):
+            spacings = np.linalg.norm(cell.lattice_vectors(), axis=1) / grids.mesh
+            warn_unresolved(functional, spacings.max())
         self.sets = _bloch_sets(cell, kpts, out)
         values = sum(4 * cell.nao * (1 if s.real else 2) for s in self.sets)  # at one point
         self.block = max(1, int(BLOCK_MB * 1e6 / (8 * values * BLKSIZE))) * BLKSIZE

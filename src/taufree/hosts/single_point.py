@@ -38,7 +38,8 @@ class Settings:
     ``spin`` is 2S = N↑ − N↓, of one cell if there is one. Without a ``basis``, molecules have
     def2-tzvp and crystals gth-dzvp-molopt-sr with its pseudopotentials. ``kpts`` is the k-point
     mesh of a crystal, through Γ, and ``smearing_ev`` the width (eV) of the Fermi function that
-    fills its bands, for metals.
+    fills its bands, for metals. ``grid_level`` is PySCF's; unless
+    given, 3 for molecules and 1 for crystals.
     """
 
     basis: str | None = None
@@ -46,7 +47,7 @@ class Settings:
     spin: int = 0
     model: str = "ms2"
     potential: Literal["ks", "gks"] = "ks"
-    grid_level: int = 3
+    grid_level: int | None = None
     density_fit: bool = True
     max_memory: int | None = None
     kpts: tuple[int, int, int] | None = None
@@ -108,8 +109,9 @@ def single_point(
 def mean_field(atoms: Atoms, settings: Settings) -> Any:
     """Restricted or, with unpaired electrons, unrestricted Kohn-Sham object of PySCF.
 
-    Crystals in a GTH basis are on a uniform grid with exact Coulomb integrals by Fourier
-    transform; all-electron ones on Becke grids with range-separated density fitting.
+    Exchange and correlation are integrated on Becke grids. The Coulomb interaction is that of
+    fitted densities, of a crystal in a GTH basis that of its density on a uniform grid, by Fourier
+    transform.
 
     Raises
     ------
@@ -136,7 +138,7 @@ def _molecule(atoms: Atoms, settings: Settings) -> dft.rks.RKS:
     mf = (dft.UKS if settings.spin else dft.RKS)(system)
     if settings.density_fit:
         mf = mf.density_fit()
-    mf.grids.level = settings.grid_level
+    mf.grids.level = 3 if settings.grid_level is None else settings.grid_level
     return mf
 
 
@@ -171,7 +173,8 @@ def _crystal(atoms: Atoms, settings: Settings) -> pbc_dft.krks.KRKS:
         mf.nelec = len(kpts) * n_up, len(kpts) * (cell.nelectron - n_up)
     if not is_gth(basis):
         mf = mf.rs_density_fit()
-        mf.grids.level = settings.grid_level
+    mf.grids = pbc_dft.BeckeGrids(cell)  # a uniform grid does not resolve what tokens see
+    mf.grids.level = 1 if settings.grid_level is None else settings.grid_level
     if settings.smearing_ev:
         mf = mf.smearing(sigma=settings.smearing_ev / Hartree, method="fermi")
     return mf
