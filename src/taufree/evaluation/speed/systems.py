@@ -73,7 +73,7 @@ CRYSTALS = {
     "Al": (bulk("Al"), "gth-dzvp-molopt-sr"),
 }
 """A semiconductor, an insulator, a metal (ASE's lattice constants, MgO: Wyckoff 1963), and a basis;
-MgO is all-electron, for the uniform grid of its semicore pseudopotentials has 139³ points."""
+MgO is all-electron, for its semicore pseudopotentials need a uniform grid of 100³ points."""
 
 
 def family_member(name: str, n_atoms: int) -> Atoms:
