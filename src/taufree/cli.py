@@ -39,6 +39,10 @@ GridLevel = Annotated[int, typer.Option(min=0, max=9, help="PySCF's grid level."
 Plot = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Draw every system: .png, .svg or .pdf.")
 ]
+Comparators = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="FILE", help="Another network that taufree trained; may be repeated."),
+]
 Scheduler = Annotated[str | None, typer.Option(metavar="ADDRESS", help="A running Dask scheduler.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Local processes, if not one a core.")]
 
@@ -151,10 +155,12 @@ def train(
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint.")] = True,
     json: Json = None,
 ) -> Report:
-    """Train a model, with checkpoints; goes on where it was interrupted."""
+    """Train a model or a comparator, with checkpoints; goes on where it was interrupted."""
+    from taufree.comparators import training as comparators
     from taufree.training import loop
 
-    result = loop.train(config, resume=resume)
+    kind = comparators if comparators.is_comparator(config) else loop
+    result = kind.train(config, resume=resume)
     return Report(result, facts(result))
 
 
@@ -165,15 +171,18 @@ def evaluate_density(
     model: Model = "ms2",
     split: Split = "test",
     grid_level: GridLevel = 3,
+    comparator: Comparators = None,
     plot: Plot = None,
     json: Json = None,
 ) -> Report:
-    """Errors at the parent's densities: the model's and every analytic deorbitalizer's."""
+    """Errors at the parent's densities: the model's and every other deorbitalizer's."""
+    from taufree.comparators.trained import load_comparator
     from taufree.evaluation import density, plots
 
     if plot:
         plots.check_format(plot)
-    result = density.evaluate(model, folder, split, grid_level, stderr)
+    others = [load_comparator(path) for path in comparator or ()]
+    result = density.evaluate(model, folder, split, grid_level, stderr, others)
     if plot:
         plots.plot_density(result, plot)
     return Report(result, density.table(result))
@@ -290,6 +299,27 @@ def evaluate_solids(
     if plot:
         plots.plot_solids(result, plot)
     return Report(result, solids.table(result))
+
+
+@evaluate.command("invariance")
+@reported(resume=AGAIN)
+def evaluate_invariance(
+    folder: Annotated[Path, typer.Argument(help="Folder of the records.")] = Path("data"),
+    model: Model = "ms2",
+    name: Annotated[
+        list[str] | None, typer.Option(help="Instead of three test molecules; may be repeated.")
+    ] = None,
+    grid_level: GridLevel = 1,
+    comparator: Comparators = None,
+    json: Json = None,
+) -> Report:
+    """Change of E_x when a density is turned, moved, or cut into chunks differently."""
+    from taufree.comparators.trained import load_comparator
+    from taufree.evaluation import invariance
+
+    others = [load_comparator(path) for path in comparator or ()]
+    result = invariance.evaluate(model, folder, others, name, grid_level)
+    return Report(result, invariance.table(result))
 
 
 @evaluate.command("limits")

@@ -17,13 +17,10 @@ from typer.testing import CliRunner
 
 from networks import random_functional, random_network
 from taufree.cli import app
-from taufree.evaluation import peers
 from taufree.evaluation.speed import measure, scaling, stages, systems
 from taufree.model.storage import save_model
 
 FAST_FORM = 1e-6  # Ha per atom: fast form in float32 against the plain form in float64
-PUBLISHED_EXPERT = 26e6  # parameters of one expert, doi:10.26434/chemrxiv-2025-mrgzj-v2
-PUBLISHED_LINEAR = 650e3  # parameters, arXiv:2410.16408
 SMALL = ["--grid-level", "0", "--basis", "def2-svp", "--repeats", "2"]
 
 
@@ -220,43 +217,3 @@ def test_families_are_molecules_of_the_right_size(family, shortest, n_atoms):
         assert np.array_equal(bonded, np.where(atoms.numbers == 6, 4, 1))
     else:
         assert (bonded == 2).all()
-
-
-def test_angular_positions_are_spherical_harmonics(generator):
-    r = torch.randn(100, 3, dtype=torch.float64, generator=generator)
-    values = peers.angular_positions(r)
-    start = 1
-    for l in range(4):  # the addition theorem: Σ_m Y_lm² = 1 with Y_00 = 1
-        squares = values[:, start : start + 2 * l + 1].square().sum(1)
-        assert torch.allclose(squares, torch.ones_like(squares))
-        start += 2 * l + 1
-    assert start == values.shape[1]
-
-
-def test_published_numbers_of_parameters():
-    def count(network: torch.nn.Module) -> int:
-        return sum(p.numel() for p in network.parameters())
-
-    with torch.device("meta"):
-        assert count(peers.LinearAttention()) == pytest.approx(PUBLISHED_LINEAR, rel=0.02)
-        expert = peers.GridTransformer(13, 1, width=512, n_layers=8, n_heads=8)
-    assert count(expert) == pytest.approx(PUBLISHED_EXPERT, rel=0.02)
-
-
-def test_every_point_goes_to_one_expert(generator):
-    network = peers.ExpertTransformers(width=16, n_layers=1, n_heads=2)
-    points = torch.rand(50, 8, dtype=torch.float64, generator=generator) + 0.1
-    energy, used = network.exchange(points[:, 0], points[:, 1:4], points[:, 4], points[:, 5:], True)
-    assert used.sum() == 50
-    assert torch.isfinite(energy)
-
-
-def test_linear_attention_does_not_depend_on_the_order_of_points(generator):
-    network = peers.LinearAttention(width=8, n_blocks=2).double()
-    points = torch.rand(50, 6, dtype=torch.float64, generator=generator) + 0.1
-    order = torch.randperm(50, generator=generator)
-    tau = network(points[:, 0], points[:, 1], points[:, 2], points[:, 3:])
-    shuffled = points[order]
-    again = network(shuffled[:, 0], shuffled[:, 1], shuffled[:, 2], shuffled[:, 3:])
-    assert torch.allclose(tau[order], again)
-    assert (tau > 0).all()

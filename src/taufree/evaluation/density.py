@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
+from taufree.comparators.trained import Comparator
 from taufree.data.reparent import with_parent
 from taufree.data.splits import Split, split_of, systems_of
 from taufree.data.store import (
@@ -55,8 +56,9 @@ def evaluate(
     split: Split = "test",
     level: int = 3,
     console: Console | None = None,
+    comparators: Sequence[Comparator] = (),
 ) -> dict[str, Any]:
-    """Errors of a model and of every analytic deorbitalizer at the parent's converged densities.
+    """Errors of a model and of every other deorbitalizer at the parent's converged densities.
 
     Parameters
     ----------
@@ -69,6 +71,8 @@ def evaluate(
         PySCF grid level of the records.
     console : Console, optional
         Where progress is shown.
+    comparators : optional
+        Trained networks of others, each a row beside the analytic deorbitalizers.
 
     Returns
     -------
@@ -90,6 +94,12 @@ def evaluate(
         The data hold nothing to evaluate, or are damaged.
     """
     functional = load_model(model) if isinstance(model, str) else model
+    for other in comparators:
+        if other.parent != functional.parent.xc or other.name in (MODEL, *DEORBITALIZERS):
+            raise UserError(
+                f"{other.name} stands for {other.parent} and the model for {functional.parent.xc}, "
+                "or it has the name of another row: choose others."
+            )
     entries = read_manifest(data)
     chosen = [e for e in entries.values() if e.status == "done" and split_of(e.formula) == split]
     densities: set[str] = set()
@@ -97,7 +107,7 @@ def evaluate(
     for entry in track(chosen, "densities", console=console, disable=console is None):
         for record in load_record(data / entry.file, [level], ["converged"], entry.sha256):
             densities.add(record.parent)
-            found, electrons, active = _evaluate(functional, record)
+            found, electrons, active = _evaluate(functional, record, comparators)
             systems.append(_line(record, found))
             expert_electrons = [a + b for a, b in zip(expert_electrons, electrons, strict=True)]
             max_active = max(max_active, active)
@@ -106,7 +116,7 @@ def evaluate(
             f"{data} holds no converged density of the {split} split at grid level {level}: run "
             f"`taufree data build {data} --grid-level {level}`, or choose another level."
         )
-    atom_levels = _add_atomization(functional, systems, data, entries, level)
+    atom_levels = _add_atomization(functional, comparators, systems, data, entries, level)
     names = {line["name"] for line in systems}
     return {
         "model": functional.name,
@@ -126,13 +136,16 @@ def evaluate(
     }
 
 
-def _evaluate(functional: Functional, record: ReferenceDensity) -> tuple[Errors, list[float], int]:
+def _evaluate(
+    functional: Functional, record: ReferenceDensity, comparators: Sequence[Comparator]
+) -> tuple[Errors, list[float], int]:
     record = with_parent(record, functional.parent.xc)
     alpha, gates = model_alpha(functional, record.density)
     found = {MODEL: errors(record, alpha)} | {
         name: errors(record, classic_alpha(deorbitalizer, record))
         for name, deorbitalizer in DEORBITALIZERS.items()
     }
+    found |= {other.name: other.errors(record) for other in comparators}
     return found, *routing(record, gates)
 
 
@@ -148,6 +161,7 @@ def _line(record: ReferenceDensity, found: Errors) -> dict[str, Any]:
 
 def _add_atomization(
     functional: Functional,
+    comparators: Sequence[Comparator],
     systems: Iterable[dict[str, Any]],
     data: Path,
     entries: dict[str, Entry],
@@ -169,7 +183,8 @@ def _add_atomization(
         records = load_record(data / entry.file, range(level + 1), ["converged"], entry.sha256)
         if records:
             finest = max(records, key=lambda record: record.grid_level)
-            of_atoms[symbol], levels[symbol] = _evaluate(functional, finest)[0], finest.grid_level
+            of_atoms[symbol] = _evaluate(functional, finest, comparators)[0]
+            levels[symbol] = finest.grid_level
     for line in systems:
         atoms = compositions.get(line["name"])
         if not atoms or not atoms.keys() <= of_atoms.keys():

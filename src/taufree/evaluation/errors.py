@@ -82,16 +82,26 @@ def errors(record: ReferenceDensity, alpha: Tensor) -> dict[str, float]:
     Where the density is below `taufree.functional.RHO_THRESHOLD`, a deorbitalized functional has
     neither energy nor potential, and the parent's own count as errors.
     """
+    return compare(record, *parent_form(record, alpha))
+
+
+def parent_form(record: ReferenceDensity, alpha: Tensor) -> tuple[Tensor, ...]:
+    """e_x and ∂e_x/∂(ρ, σ, τ) of the parent at α̃, (n_spin, n_points) each."""
     rho, sigma, held = hold(*spin_scaled(record.density))
     tau = kinetic_energy_density(rho, sigma, alpha)
     variables = [x.detach().requires_grad_() for x in (rho, sigma, tau)]
     with torch.enable_grad():
         exc = energy_density(parent_named(record.parent), *variables)
         derivatives = torch.autograd.grad(exc.sum(), variables)
-    d_exc = exc.detach() * held - record.exc
-    exact = (record.vrho, record.vsigma, record.vtau)
-    d_rho, d_sigma, d_tau = (v * held - w for v, w in zip(derivatives, exact, strict=True))
+    return tuple(x.detach() * held for x in (exc, *derivatives))
 
+
+def compare(
+    record: ReferenceDensity, exc: Tensor, vrho: Tensor, vsigma: Tensor, vtau: Tensor
+) -> dict[str, float]:
+    """Errors of e_x and its partial derivatives, (n_spin, n_points) each, whatever made them."""
+    d_exc, d_rho = exc - record.exc, vrho - record.vrho
+    d_sigma, d_tau = vsigma - record.vsigma, vtau - record.vtau
     rho, sigma = spin_scaled(record.density)
     weights = record.density.weights
 

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+from torch import nn
 
 from taufree.errors import WeightsError
 from taufree.functional import Functional
@@ -21,7 +22,7 @@ from taufree.model.network import Network
 FORMAT = 1
 
 
-def save_model(path: Path, network: Network, card: dict[str, Any]) -> None:
+def save_model(path: Path, network: nn.Module, card: dict[str, Any]) -> None:
     """Write ``path`` (.safetensors) and the JSON beside it, each whole or not at all.
 
     ``card`` is what the model says of itself: data checksum, training commit, command, metrics,
@@ -31,7 +32,7 @@ def save_model(path: Path, network: Network, card: dict[str, Any]) -> None:
     text = json.dumps(
         {
             "format": FORMAT,
-            "config": network.config.model_dump(),
+            "config": network.config.model_dump(),  # type: ignore[union-attr, operator]
             "sha256": hashlib.sha256(blob).hexdigest(),
             **card,
         },
@@ -69,9 +70,7 @@ def load_model(name_or_path: str | Path) -> Functional:
     if not path.is_file():
         known = ", ".join(bundled_models()) or "none"
         raise WeightsError(f"No model {name!r}: give a .safetensors file or a name of: {known}.")
-    blob, card = path.read_bytes(), read_card(path)
-    if hashlib.sha256(blob).hexdigest() != card.get("sha256"):
-        raise WeightsError(f"{path} does not match the checksum in its JSON; copy both anew.")
+    blob, card = read_weights(path)
     try:
         network = Network(ModelConfig.model_validate(card["config"]))
         network.load_state_dict(load(blob))
@@ -81,6 +80,14 @@ def load_model(name_or_path: str | Path) -> Functional:
             f"install the version that made it ({type(error).__name__})."
         ) from error
     return Functional(network, path.stem, card.get("elements", ()))
+
+
+def read_weights(path: Path) -> tuple[bytes, dict[str, Any]]:
+    """A weights file, its checksum verified, and the JSON beside it."""
+    blob, card = path.read_bytes(), read_card(path)
+    if hashlib.sha256(blob).hexdigest() != card.get("sha256"):
+        raise WeightsError(f"{path} does not match the checksum in its JSON; copy both anew.")
+    return blob, card
 
 
 def read_card(path: Path) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from pyscf import dft
 from rich.table import Table
 from torch import Tensor
 
+from taufree.comparators.expert_transformers import N_EXPERTS, Exchange, ExpertTransformers
+from taufree.comparators.linear_attention import LinearAttention
 from taufree.evaluation import peers
 from taufree.evaluation.speed import measure, systems
 from taufree.evaluation.speed.measure import DEORBITALIZED, GGA, Say
@@ -21,6 +23,7 @@ from taufree.functional import RHO_THRESHOLD, Functional, leaf
 from taufree.physics.descriptors import (
     contracted_gradient,
     iso_orbital_indicator,
+    kinetic_energy_density,
     lda_exchange,
     reduced_gradient_squared,
 )
@@ -173,7 +176,7 @@ def ours(functional: Functional, density: Densities) -> Peer:
 
 def linear_attention(functional: Functional, density: Densities) -> Peer:
     """τ by linear attention, the parent's e_x from it, and δE_x/δ(ρ, σ) backwards."""
-    network = peers.LinearAttention()
+    network = LinearAttention().eval()
     held = density.rho > RHO_THRESHOLD
     coords, weights = density.coords[held], density.weights[held]
 
@@ -192,14 +195,15 @@ def linear_attention(functional: Functional, density: Densities) -> Peer:
 
 def expert_transformers(density: Densities, points: int) -> Peer:
     """The source paper's network; its time goes with the points that share a chunk."""
-    network = peers.ExpertTransformers()
+    network = ExpertTransformers().double().eval()
     held = (density.rho > RHO_THRESHOLD).nonzero().squeeze(1)[:points]
 
-    def run(part: Tensor, potential: bool) -> tuple[Tensor, Tensor]:
+    def run(part: Tensor, potential: bool) -> Exchange:
         rho, grad_rho, weights = density.rho[part], density.grad_rho[part], density.weights[part]
-        return network.exchange(rho, grad_rho, weights, density.coords[part], potential)
+        tau = kinetic_energy_density(rho, contracted_gradient(grad_rho), torch.ones_like(rho))
+        return network.exchange(rho, grad_rho, tau, weights, density.coords[part], potential)
 
-    used = run(held[: peers.CHUNK], False)[1].tolist()
+    used = torch.bincount(run(held[: network.chunk], False).chosen, minlength=N_EXPERTS).tolist()
     note = (
         f"random weights, which route {used} points of the first chunk to the four experts; "
         "published size; partial derivatives; without the network that makes its τ"

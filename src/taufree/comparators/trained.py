@@ -1,0 +1,158 @@
+"""A comparator with its weights: what it says of a density of the parent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor, nn
+
+from taufree.comparators.expert_transformers import Exchange, ExpertTransformers
+from taufree.comparators.linear_attention import LinearAttention
+from taufree.data.reparent import with_parent
+from taufree.data.store import ReferenceDensity
+from taufree.errors import UserError, WeightsError
+from taufree.evaluation.errors import classic_alpha, compare, errors
+from taufree.functional import hold
+from taufree.model.storage import read_weights
+from taufree.physics.descriptors import (
+    contracted_gradient,
+    iso_orbital_indicator,
+    kinetic_energy_density,
+)
+from taufree.physics.kinetic import DEORBITALIZERS
+from taufree.physics.parents import PARENTS
+
+NETWORKS: dict[str, type[nn.Module]] = {
+    "expert_transformers": ExpertTransformers,
+    "linear_attention": LinearAttention,
+}
+TAU_ESTIMATE = "PCopt"
+"""The orbital-free τ that `ExpertTransformers` takes in: the best of the analytic ones."""
+
+
+class Architecture(BaseModel):
+    """Which network, for which parent, and its sizes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    comparator: Literal["expert_transformers", "linear_attention"]
+    parent: Literal["ms2", "r2scan"] = "ms2"
+    network: dict[str, int] = {}
+
+    def build(self) -> nn.Module:
+        """A network with random weights.
+
+        Raises
+        ------
+        UserError
+            A size that this network does not have, or that fits no other.
+        """
+        options: dict[str, Any] = dict(self.network)
+        if self.comparator == "expert_transformers":
+            options["parent"] = self.parent
+        try:
+            network = NETWORKS[self.comparator](**options)
+        except (TypeError, AssertionError) as error:
+            raise UserError(f"[network] of {self.comparator}: {error}.") from error
+        network.config = self  # type: ignore[assignment]
+        return network
+
+
+class Comparator:
+    """A network of others, ready to be scored like every deorbitalizer."""
+
+    def __init__(self, network: nn.Module, name: str) -> None:
+        self.network, self.name = network.eval(), name
+
+    @property
+    def parent(self) -> str:
+        """The parent's name in libxc."""
+        config: Architecture = self.network.config  # type: ignore[assignment]
+        return PARENTS[config.parent].xc
+
+    def errors(self, record: ReferenceDensity) -> dict[str, float]:
+        """Errors at a density of the parent, as `taufree.evaluation.errors` defines them."""
+        record = with_parent(record, self.parent)
+        if isinstance(self.network, LinearAttention):
+            return errors(record, torch.stack([self.alpha(*c) for c in channels(record)]))
+        found = [self.exchange(*c) for c in channels(record)]
+        fields = ("exc", "vrho", "vsigma", "vtau")
+        return compare(record, *(torch.stack([getattr(x, f) for x in found]) for f in fields))
+
+    def exchange(
+        self, rho: Tensor, grad_rho: Tensor, tau: Tensor, weights: Tensor, coords: Tensor
+    ) -> Exchange:
+        """e_x and its partial derivatives, by a network that predicts F_x; zero in the far tail."""
+        assert isinstance(self.network, ExpertTransformers)
+        held = hold(rho, grad_rho)[2] > 0
+        part = self.network.exchange(
+            rho[held], grad_rho[held], tau[held], weights[held], coords[held]
+        )
+        whole = {}
+        for name, values in vars(part).items():
+            whole[name] = values.new_zeros(len(rho))
+            whole[name][held] = values
+        return Exchange(**whole)
+
+    @torch.no_grad()
+    def alpha(
+        self, rho: Tensor, grad_rho: Tensor, tau: Tensor, weights: Tensor, coords: Tensor
+    ) -> Tensor:
+        """α̃ of a network that predicts τ."""
+        rho, grad_rho, held = hold(rho, grad_rho)
+        sigma = contracted_gradient(grad_rho)
+        kept = held > 0
+        fields = (rho, sigma, weights * rho, coords)
+        dtype = next(self.network.parameters()).dtype
+        found = torch.zeros_like(rho)
+        found[kept] = self.network(*(x[kept].to(dtype) for x in fields)).double()
+        return iso_orbital_indicator(rho, sigma, found)
+
+
+def channels(record: ReferenceDensity) -> list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
+    """ρ, ∇ρ, the estimated τ, weights, coordinates of each spin-unpolarized density n_spin·ρσ."""
+    density = record.density
+    alpha = classic_alpha(DEORBITALIZERS[TAU_ESTIMATE], record)
+    found = []
+    for spin in range(density.n_spin):
+        rho, grad_rho, held = hold(
+            density.n_spin * density.rho[spin], density.n_spin * density.grad_rho[spin]
+        )
+        tau = kinetic_energy_density(rho, contracted_gradient(grad_rho), alpha[spin])
+        found.append(
+            (
+                density.n_spin * density.rho[spin],
+                density.n_spin * density.grad_rho[spin],
+                tau * held,
+                density.weights,
+                density.coords,
+            )
+        )
+    return found
+
+
+def load_comparator(path: Path) -> Comparator:
+    """A network that `taufree train` made of a config with ``comparator``.
+
+    Raises
+    ------
+    WeightsError
+        No such file, one that does not match its checksum, or no comparator's.
+    """
+    path = path.with_suffix(".safetensors")
+    if not path.is_file():
+        raise WeightsError(f"No comparator {path}: train one with taufree train.")
+    blob, card = read_weights(path)
+    try:
+        network = Architecture.model_validate(card["config"]).build()
+        network.load_state_dict(load(blob))
+    except (KeyError, ValidationError, SafetensorError, RuntimeError, UserError) as error:
+        raise WeightsError(
+            f"{path} holds no comparator of this version; train it again."
+        ) from error
+    return Comparator(network, path.stem)

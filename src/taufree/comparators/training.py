@@ -1,0 +1,222 @@
+"""``taufree train CONFIG`` for a config that names a ``comparator``.
+
+Linear attention predicts τ, and is trained through the parent's e_x on points drawn from a density.
+Of the four transformers, each is trained on the points it is sent, chunk by chunk as published;
+the router, which a hard arg-max gives no gradient, learns by cross-entropy to name the expert that
+errs least. One step in ten sends points at random, so that no expert is left without any.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor, nn
+
+from taufree.comparators.expert_transformers import N_EXPERTS, ExpertTransformers
+from taufree.comparators.trained import Architecture, channels
+from taufree.console import stderr
+from taufree.data.reparent import with_parent
+from taufree.data.splits import split_of
+from taufree.data.store import Entry, load_record, manifest_checksum, read_manifest
+from taufree.errors import UserError
+from taufree.functional import RHO_THRESHOLD
+from taufree.model.storage import save_model
+from taufree.physics.descriptors import (
+    contracted_gradient,
+    iso_orbital_indicator,
+    lda_exchange,
+    reduced_gradient_squared,
+)
+from taufree.physics.parents import PARENTS
+from taufree.training.checkpoint import load_checkpoint, save_checkpoint
+
+RANDOM_ROUTES = 0.1
+"""Share of the steps whose points are sent to the experts at random."""
+
+
+class ComparatorConfig(BaseModel):
+    """Everything that a run depends on, beside the data."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    architecture: Architecture
+    data: Path
+    out: Path
+    name: str
+    seed: int = 0
+    levels: tuple[int, ...] = (1,)
+    steps: int = Field(1000, ge=1)
+    points: int = Field(4000, ge=2)
+    """Points of one density in a step: a chunk of neighbours in its grid, or so many drawn."""
+    learning_rate: float = Field(1e-3, gt=0)
+    max_seconds: float | None = None
+    """Processor time after which the run ends as if it had made all its steps."""
+    checkpoint_every: int = Field(50, ge=1)
+
+
+def is_comparator(path: Path) -> bool:
+    """Whether a config is of this kind; one that cannot be read is left to others to refuse."""
+    try:
+        return "architecture" in tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+
+
+def read_config(path: Path) -> ComparatorConfig:
+    """Read a TOML file.
+
+    Raises
+    ------
+    UserError
+        It names a setting that does not exist or has a wrong value.
+    """
+    try:
+        return ComparatorConfig.model_validate(tomllib.loads(path.read_text("utf-8")))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{path}: {where}: {first['msg']}.") from error
+
+
+def train(path: Path, *, resume: bool = True) -> dict[str, Any]:
+    """Train a comparator as a TOML file says, from its last checkpoint if there is one.
+
+    Raises
+    ------
+    UserError
+        Bad settings, no data, or a checkpoint of other settings.
+    """
+    config = read_config(path)
+    torch.manual_seed(config.seed)
+    network = config.architecture.build().train()
+    optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate)
+    config.out.mkdir(parents=True, exist_ok=True)
+    checkpoint, log = config.out / "checkpoint.safetensors", config.out / "log.jsonl"
+    settings = config.model_dump(mode="json")
+    step, seconds, running = 0, 0.0, float("nan")
+    if resume and checkpoint.exists():
+        state = load_checkpoint(checkpoint, network, [optimizer])
+        if state["config"] != settings:
+            raise UserError(f"{checkpoint} was made with other settings; remove it to start anew.")
+        step, seconds, running = state["step"], state["seconds"], state["running"]
+    else:
+        log.unlink(missing_ok=True)
+    entries = read_manifest(config.data)
+    train_set = [e for e in entries.values() if e.status == "done" and _trains(e)]
+    if not train_set:
+        raise UserError(f"{config.data} holds no train densities; run taufree data build first.")
+
+    with stderr.status("training") as status:
+        while step < config.steps and not (config.max_seconds and seconds > config.max_seconds):
+            start = time.process_time()
+            done = max(step / config.steps, seconds / (config.max_seconds or float("inf")))
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * min(1, (step + 1) / 20) * (1 - done)
+            generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+            loss, error = losses(network, draw(config, train_set, generator), generator)
+            loss.backward()
+            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            step, seconds = step + 1, seconds + time.process_time() - start
+            running = error if step == 1 else 0.98 * running + 0.02 * error
+            status.update(f"step {step}: ∫|Δe_x| {1e3 * running:.2f} mHa per electron")
+            if step % config.checkpoint_every == 0:
+                with log.open("a") as file:
+                    file.write(json.dumps({"step": step, "train": {"l1": running}}) + "\n")
+                state = {"step": step, "seconds": seconds, "running": running, "config": settings}
+                save_checkpoint(checkpoint, network, [optimizer], state)
+
+    weights = config.out / f"{config.name}.safetensors"
+    result = {"steps": step, "seconds": seconds, "l1_mha_per_electron": 1e3 * running}
+    card = {
+        "command": f"taufree train {path}",
+        "training": settings,
+        "data": manifest_checksum(entries),
+        "metrics": {"train": result},
+    }
+    save_model(weights, network, card)
+    return {**result, "weights": str(weights)}
+
+
+def _trains(entry: Entry) -> bool:
+    return split_of(entry.formula) == "train"
+
+
+def draw(
+    config: ComparatorConfig, entries: list[Entry], generator: torch.Generator
+) -> tuple[Tensor, ...]:
+    """ρ, ∇ρ, estimated τ, weights, coordinates and the parent's e_x of points of one density."""
+
+    def pick(n: int) -> int:
+        return int(torch.randint(n, (), generator=generator))
+
+    while True:
+        entry = entries[pick(len(entries))]
+        records = load_record(config.data / entry.file, config.levels, sha256=entry.sha256)
+        records = [r for r in records if r.lapl is not None]
+        if not records:
+            continue
+        record = with_parent(records[pick(len(records))], PARENTS[config.architecture.parent].xc)
+        spin = pick(record.density.n_spin)
+        fields = (*channels(record)[spin], record.exc[spin])
+        held = fields[0] > RHO_THRESHOLD
+        if held.any():
+            break
+    rho, grad_rho, tau, weights, coords, exc = (x[held] for x in fields)
+    if config.architecture.comparator == "expert_transformers":
+        first = pick(max(1, len(rho) - config.points + 1))
+        chosen = torch.arange(first, min(first + config.points, len(rho)))
+    else:
+        energy, electrons = weights * exc, weights * rho
+        chance = (energy / energy.sum() + electrons / electrons.sum()).clamp_min(0)
+        chosen = torch.multinomial(chance, config.points, True, generator=generator)
+        weights = weights / (config.points * chance / chance.sum()).clamp_min(1e-30)
+    return tuple(x[chosen] for x in (rho, grad_rho, tau, weights, coords, exc))
+
+
+def losses(
+    network: nn.Module, points: tuple[Tensor, ...], generator: torch.Generator
+) -> tuple[Tensor, float]:
+    """What is minimized, and ∫|Δe_x| per electron on the points."""
+    rho, grad_rho, _, weights, coords, exc = points
+    electrons = (weights * rho).sum()
+    if isinstance(network, ExpertTransformers):
+        return _expert_losses(network, points, electrons, generator)
+    sigma = contracted_gradient(grad_rho)
+    found = network(*(x.float() for x in (rho, sigma, weights * rho, coords))).double()
+    p, alpha = reduced_gradient_squared(rho, sigma), iso_orbital_indicator(rho, sigma, found)
+    parent = PARENTS[network.config.parent]  # type: ignore[union-attr, index]
+    error = lda_exchange(rho) * parent.enhancement(p, alpha) - exc
+    loss = (weights * error.abs()).sum() / electrons
+    return loss, float(loss.detach())
+
+
+def _expert_losses(
+    network: ExpertTransformers,
+    points: tuple[Tensor, ...],
+    electrons: Tensor,
+    generator: torch.Generator,
+) -> tuple[Tensor, float]:
+    rho, grad_rho, tau, weights, coords, exc = points
+    lda, place = lda_exchange(rho), coords.float()
+    features, partial = network.inputs(rho, grad_rho, tau, weights)
+    scores = network.route(features, partial, place)
+    if float(torch.rand((), generator=generator)) < RANDOM_ROUTES:
+        chosen = torch.randint(N_EXPERTS, (len(rho),), generator=generator)
+    else:
+        chosen = scores.argmax(1)
+    error = network(features, place, chosen).double() * lda - exc
+    l1 = (weights * error.abs()).sum() / electrons
+    with torch.no_grad():
+        alone = [1 + expert(features, place).squeeze(1) for expert in network.experts]
+        best = (torch.stack(alone, 1) * lda[:, None] - exc[:, None]).abs().argmin(1)
+    importance = (weights * lda).abs()
+    surprise = nn.functional.cross_entropy(scores, best, reduction="none").double()
+    return l1 + (importance @ surprise) / importance.sum(), float(l1.detach())

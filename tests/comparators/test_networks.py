@@ -1,0 +1,86 @@
+"""Networks of others: their published sizes, and what they promise."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from taufree.comparators.expert_transformers import (
+    ExpertTransformers,
+    GridTransformer,
+    angular_positions,
+)
+from taufree.comparators.linear_attention import LinearAttention
+
+PUBLISHED_EXPERT = 26e6  # parameters of one expert, doi:10.26434/chemrxiv-2025-mrgzj-v2
+PUBLISHED_LINEAR = 650e3  # parameters, arXiv:2410.16408
+
+
+def test_angular_positions_are_spherical_harmonics(generator: torch.Generator) -> None:
+    r = torch.randn(100, 3, dtype=torch.float64, generator=generator)
+    values = angular_positions(r)
+    start = 1
+    for l in range(4):  # the addition theorem: Σ_m Y_lm² = 1 with Y_00 = 1
+        squares = values[:, start : start + 2 * l + 1].square().sum(1)
+        assert torch.allclose(squares, torch.ones_like(squares))
+        start += 2 * l + 1
+    assert start == values.shape[1]
+
+
+def test_published_numbers_of_parameters() -> None:
+    def count(network: torch.nn.Module) -> int:
+        return sum(p.numel() for p in network.parameters())
+
+    with torch.device("meta"):
+        assert count(LinearAttention()) == pytest.approx(PUBLISHED_LINEAR, rel=0.02)
+        expert = GridTransformer(13, 1, width=512, n_layers=8, n_heads=8)
+    assert count(expert) == pytest.approx(PUBLISHED_EXPERT, rel=0.02)
+
+
+def test_every_point_goes_to_one_expert(generator: torch.Generator) -> None:
+    network = ExpertTransformers(width=16, n_layers=1, n_heads=2, chunk=20).double()
+    x = torch.rand(50, 9, dtype=torch.float64, generator=generator) + 0.1
+    arguments = x[:, 0], x[:, 1:4], x[:, 4], x[:, 5], x[:, 6:]
+    found = network.exchange(*arguments)
+    chosen = found.chosen[:20]
+    assert set(found.chosen.tolist()) <= {0, 1, 2, 3}
+    features, _ = network.inputs(*(a[:20] for a in arguments[:4]))
+    place = arguments[4][:20]
+    whole = network(features, place, chosen)
+    (own,) = torch.nonzero(chosen == chosen[0], as_tuple=True)
+    alone = network(features[own], place[own], chosen[own])  # no other expert's points are seen
+    torch.testing.assert_close(whole[own], alone)
+
+
+def test_partial_derivatives_are_those_of_the_energy(generator: torch.Generator) -> None:
+    """By ρ, by the length of ∇ρ, and by τ; the routing held."""
+    network = ExpertTransformers(width=8, n_layers=1, n_heads=2).double().eval()
+    x = torch.rand(12, 9, dtype=torch.float64, generator=generator) + 0.3
+    rho, grad_rho, tau, weights, coords = x[:, 0], x[:, 1:4], x[:, 4] + 3, x[:, 5], x[:, 6:]
+    found = network.exchange(rho, grad_rho, tau, weights, coords)
+    h = 1e-5
+
+    def energy(factor: tuple[float, float, float]) -> float:
+        a, b, c = factor
+        moved = network.exchange(a * rho, b * grad_rho, c * tau, weights, coords, False)
+        assert torch.equal(moved.chosen, found.chosen)
+        return moved.exc.sum().item()
+
+    sigma = (grad_rho**2).sum(1)
+    for axis, exact in enumerate((found.vrho @ rho, 2 * found.vsigma @ sigma, found.vtau @ tau)):
+        ends = [energy(tuple(1 + k * h * (i == axis) for i in range(3))) for k in (1, -1)]
+        numeric = (ends[0] - ends[1]) / (2 * h)
+        assert numeric == pytest.approx(exact.item(), rel=1e-5)  # second order in h
+
+
+def test_linear_attention_does_not_depend_on_the_order_of_points(
+    generator: torch.Generator,
+) -> None:
+    network = LinearAttention(width=8, n_blocks=2).double()
+    points = torch.rand(50, 6, dtype=torch.float64, generator=generator) + 0.1
+    order = torch.randperm(50, generator=generator)
+    tau = network(points[:, 0], points[:, 1], points[:, 2], points[:, 3:])
+    shuffled = points[order]
+    again = network(shuffled[:, 0], shuffled[:, 1], shuffled[:, 2], shuffled[:, 3:])
+    assert torch.allclose(tau[order], again)
+    assert (tau > 0).all()

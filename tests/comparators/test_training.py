@@ -1,0 +1,117 @@
+"""Networks of others: trained by the same command, scored as rows of the same table."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from networks import random_functional
+from taufree.comparators import training
+from taufree.comparators.trained import Architecture, Comparator, load_comparator
+from taufree.data.generate import calculate
+from taufree.data.store import digest, write_manifest, write_record
+from taufree.data.systems import registry
+from taufree.errors import UserError, WeightsError
+from taufree.evaluation import density, invariance
+from tolerances import SUM_ROUNDING
+
+SIZES = {
+    "expert_transformers": {"width": 8, "n_layers": 1, "n_heads": 2, "chunk": 300},
+    "linear_attention": {"width": 8, "n_blocks": 1},
+}
+LEVEL = 0
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Lithium trains, CH is of the test split."""
+    folder = tmp_path_factory.mktemp("data")
+    entries = {}
+    for name in ("Li", "CH"):
+        system = replace(registry()[name], basis="sto-3g")
+        entries[name] = write_record(folder, calculate(system, (LEVEL,)), digest(system, (LEVEL,)))
+    write_manifest(folder, entries)
+    return folder
+
+
+def config(kind: str, data: Path, out: Path, steps: int = 4) -> Path:
+    """A TOML file of a short run."""
+    sizes = ", ".join(f"{key} = {value}" for key, value in SIZES[kind].items())
+    out.mkdir(exist_ok=True)
+    path = out / "run.toml"
+    path.write_text(
+        f'data = "{data}"\nout = "{out}"\nname = "other"\nsteps = {steps}\npoints = 400\n'
+        f"levels = [{LEVEL}]\ncheckpoint_every = 2\n"
+        f'[architecture]\ncomparator = "{kind}"\nnetwork = {{ {sizes} }}\n'
+    )
+    return path
+
+
+@pytest.mark.parametrize("kind", SIZES)
+def test_it_trains_goes_on_and_becomes_a_row(
+    kind: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = config(kind, data, tmp_path / "whole")
+    assert training.is_comparator(path)
+    whole = training.train(path)
+    assert whole["steps"] == 4 and whole["l1_mha_per_electron"] > 0
+
+    again = config(kind, data, tmp_path / "again")
+    plain = training.draw
+
+    def break_off(*args: object) -> object:
+        if list((tmp_path / "again").glob("checkpoint*")):
+            raise KeyboardInterrupt
+        return plain(*args)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "draw", break_off)
+        with pytest.raises(KeyboardInterrupt):
+            training.train(again)
+    resumed = training.train(again)
+    first, second = (load_file(r["weights"]) for r in (whole, resumed))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+    other = load_comparator(Path(whole["weights"]))
+    model = random_functional(roughness=1.0)
+    result = density.evaluate(model, data, "test", LEVEL, comparators=[other])
+    (line,) = result["systems"]
+    assert line["errors"]["other"].keys() >= {"de_x_mha", "l1_mha", "vrho_mha", "vtau"}
+    assert result["means"]["all"]["other"]["l1_mha"] == line["errors"]["other"]["l1_mha"]
+
+
+def test_invariance_is_kept_or_lost_as_the_architectures_have_it(data: Path) -> None:
+    """Ours keeps it to rounding; transformers over chunks of points at absolute places do not."""
+    torch.manual_seed(3)
+    names = {"experts": "expert_transformers", "linear": "linear_attention"}
+    others = [
+        Comparator(Architecture(comparator=kind, network=SIZES[kind]).build().double(), name)
+        for name, kind in names.items()
+    ]
+    result = invariance.evaluate(random_functional(), data, others, ["CH"], LEVEL)
+    (line,) = result["systems"]
+    changes = line["changes_mha"]
+    assert max(abs(x) for x in changes["model"].values()) < 1e3 * 100 * SUM_ROUNDING  # of 9 Ha
+    assert all(abs(x) > 1e-4 for x in changes["experts"].values())
+    assert changes["linear"].keys() == changes["model"].keys()  # axes of CH are degenerate: any
+    invariance.table(result)
+
+
+def test_what_is_no_comparator_is_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="train one"):
+        load_comparator(tmp_path / "none.safetensors")
+    with pytest.raises(UserError, match="depth"):
+        Architecture(comparator="linear_attention", network={"depth": 2}).build()
+    path = config("linear_attention", data, tmp_path / "run")
+    path.write_text(path.read_text().replace("points = 400", "points = 1"))
+    with pytest.raises(UserError, match="points"):
+        training.train(path)
+    other = Comparator(
+        Architecture(comparator="linear_attention", parent="r2scan").build(), "other"
+    )
+    with pytest.raises(UserError, match="stands for R2SCAN"):
+        density.evaluate(random_functional(), data, "test", LEVEL, comparators=[other])
