@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ase.build import bulk
 from numpy.typing import NDArray
 from pyscf import dft, gto
 from pyscf.dft import numint
@@ -17,6 +18,7 @@ from networks import random_rotation
 from reference import water_molecule
 from taufree.functional import Functional
 from taufree.hosts import pyscf as host
+from taufree.hosts.single_point import Settings, mean_field
 from tolerances import (
     FINITE_DIFFERENCE,
     GRID_PER_ATOM,
@@ -176,3 +178,14 @@ def test_potential_is_the_derivative_of_the_energy(unrestricted: bool) -> None:
     numeric = (8 * (e(h) - e(-h)) - (e(2 * h) - e(-2 * h))) / (12 * h)
     v = integrate(mol, mf.grids, mf.xc, dm)[2]
     assert np.vdot(v, d) == pytest.approx(numeric, rel=FINITE_DIFFERENCE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("symbol", "smearing"), [("Si", 0.0), ("Al", 0.1)], ids=["semiconductor", "metal"]
+)
+def test_crystals_converge(symbol: str, smearing: float) -> None:
+    settings = Settings(basis="gth-szv", kpts=(2, 2, 2), smearing_ev=smearing)
+    mf = taufree.deorbitalize(mean_field(bulk(symbol), settings))
+    mf.kernel()
+    assert mf.converged and mf.cycles < 20
