@@ -121,7 +121,7 @@ def mean_field(system: System) -> dft.rks.RKS:
     mol = gto.M(
         atom=list(zip(system.symbols, system.positions, strict=True)),
         unit="Bohr",
-        basis=_basis(system),
+        basis=system.basis,
         charge=system.charge,
         spin=system.spin,
         verbose=0,
@@ -132,22 +132,6 @@ def mean_field(system: System) -> dft.rks.RKS:
     if any(system.field):
         _apply_field(mf, np.array(system.field))
     return mf
-
-
-def _basis(system: System) -> str | dict[str, Any]:
-    """The basis; one named like ``def2-svp/0.1`` lacks the exponents below 0.1, as in crystals."""
-    name, _, least = system.basis.partition("/")
-    if not least:
-        return name
-    shells = {symbol: gto.basis.load(name, symbol) for symbol in set(system.symbols)}
-    return {
-        symbol: [
-            [l, *held]
-            for l, *primitives in listed
-            if (held := [primitive for primitive in primitives if primitive[0] >= float(least)])
-        ]
-        for symbol, listed in shells.items()
-    }
 
 
 def _apply_field(mf: dft.rks.RKS, field: Array) -> None:

@@ -53,8 +53,8 @@ def evaluate(
     """Converge a model and its parent at ``VOLUMES`` of every crystal; fit, compare.
 
     The settings are those of `taufree.data.periodic` (all-electron def2-SVP without exponents below
-    0.1, k mesh and smearing of `taufree.data.crystals`, Becke grids of level 1), for the spin-
-    polarized free atoms too. No level shift and no second try for either functional.
+    0.1, k mesh and smearing of `taufree.data.crystals`, Becke grids of level 1); cohesive energies
+    are against the atoms of `free_atoms`. No level shift, no second try for either functional.
 
     Parameters
     ----------
@@ -130,11 +130,13 @@ def points(crystal: System) -> list[System]:
 
 
 def free_atoms(crystal: System) -> list[System]:
-    """Spin-polarized atoms of its elements, in the crystal's basis."""
-    assert crystal.period is not None
-    basis = f"{crystal.basis}/{crystal.period.exp_to_discard:g}"
+    """Spin-polarized atoms of its elements.
+
+    They keep the small exponents that the crystal discards: there the neighbours' functions stand
+    in for them, and without them a free alkali atom would be off by electronvolts.
+    """
     return [
-        replace(atom(symbol), basis=basis, parent=crystal.parent)
+        replace(atom(symbol), basis=crystal.basis, parent=crystal.parent)
         for symbol in sorted(set(crystal.symbols))
     ]
 
