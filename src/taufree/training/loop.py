@@ -103,9 +103,11 @@ def train(config_path: Path, *, resume: bool = True) -> dict[str, Any]:
 def _network(config: TrainingConfig) -> Network:
     if config.start is None:
         return Network(config.model)
-    network = load_model(config.start).network.train()
-    if network.config != config.model:
+    network = Network(config.model)
+    start = load_model(config.start).network
+    if start.config.model_copy(update={"parent": config.model.parent}) != config.model:
         raise UserError(f"{config.start} has other sizes than the model of this run.")
+    network.load_state_dict(start.state_dict())
     return network
 
 
