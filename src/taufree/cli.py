@@ -27,6 +27,8 @@ app.add_typer(data, name="data")
 app.add_typer(bench, name="bench")
 evaluate = typer.Typer(help="Errors of a model beside its parent.", no_args_is_help=True)
 app.add_typer(evaluate, name="evaluate")
+plot = typer.Typer(help="Pictures of what a model does.", no_args_is_help=True)
+app.add_typer(plot, name="plot")
 
 Json = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Write the result to FILE as JSON.")
@@ -334,6 +336,40 @@ def evaluate_limits(
 
     result = limits.evaluate(model, folder, stderr)
     return Report(result, limits.table(result))
+
+
+@plot.command("experts")
+@reported(resume=AGAIN)
+def plot_experts(
+    file: Annotated[Path, typer.Argument(help="Structure: xyz, cif, ... (of frames the last).")],
+    picture: Annotated[
+        Path, typer.Option("--out", metavar="FILE", help="Picture: .png, .svg or .pdf.")
+    ] = Path("experts.png"),
+    basis: Annotated[str | None, typer.Option(help="Gaussian basis, by PySCF's name.")] = None,
+    charge: Annotated[int, typer.Option(help="Total charge.")] = 0,
+    spin: Annotated[int, typer.Option(help="2S: the number of unpaired electrons.")] = 0,
+    kpts: Annotated[
+        tuple[int, int, int] | None,
+        typer.Option(metavar="N N N", min=1, help="Mesh of k-points, of a crystal."),
+    ] = None,
+    model: Model = "ms2",
+    grid_level: Annotated[
+        int | None, typer.Option(min=0, max=9, help="PySCF's grid level.")
+    ] = None,
+    json: Json = None,
+) -> Report:
+    """The expert that owns each point of a plane, and e_x, v_ρ, v_σ, v_τ beside the parent's."""
+    from taufree.evaluation import expert_map, plots
+    from taufree.hosts.single_point import Settings
+
+    plots.check_format(picture, "--out")
+    settings = Settings(
+        basis=basis, charge=charge, spin=spin, model=model, grid_level=grid_level, kpts=kpts
+    )
+    result, figure = expert_map.evaluate(file, settings)
+    expert_map.save(figure, picture)
+    result |= {"picture": picture}
+    return Report(result, facts(result))
 
 
 @app.command()

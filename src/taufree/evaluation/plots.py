@@ -24,7 +24,7 @@ ROW = 0.2  # inch
 BEST_CLASSIC = "PCopt"
 
 
-def check_format(path: Path) -> None:
+def check_format(path: Path, option: str = "--plot") -> None:
     """Say before a long calculation that its picture could not be written.
 
     Raises
@@ -33,9 +33,9 @@ def check_format(path: Path) -> None:
         The name does not end in .png, .svg or .pdf, or its folder is missing.
     """
     if path.suffix.removeprefix(".").lower() not in FORMATS:
-        raise UserError(f"--plot {path}: give a name that ends in .{', .'.join(FORMATS)}.")
+        raise UserError(f"{option} {path}: give a name that ends in .{', .'.join(FORMATS)}.")
     if not path.resolve().parent.is_dir():
-        raise UserError(f"--plot {path}: the folder {path.parent} is missing: make it first.")
+        raise UserError(f"{option} {path}: the folder {path.parent} is missing: make it first.")
 
 
 def plot_density(result: dict[str, Any], path: Path) -> None:
