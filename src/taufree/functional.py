@@ -99,13 +99,17 @@ class Functional:
         `potential` is the fast form for a host. E_x = Σ_j w_j e_x(r_j).
         """
         rho, grad_rho, held = hold(rho, grad_rho)
+        values = token_values(local_inputs(rho, grad_rho), weights * rho * held)
+        c = geometry.token_map.to_tokens(values.to(self.dtype))
+        f = geometry.token_map.to_points(*self.network.answers(c, geometry.bonds))
+        return held * self.at_points(rho, grad_rho, f)[0]
+
+    def at_points(self, rho: Tensor, grad_rho: Tensor, f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """e_x, α̃ and gates where ρ, ∇ρ and what points read from the tokens are known."""
         p = reduced_gradient_squared(rho, contracted_gradient(grad_rho))
-        local = local_inputs(rho, grad_rho)
-        values = token_values(local, weights * rho * held)
-        alpha, _ = self.network(
-            local.to(self.dtype), values.to(self.dtype), geometry.token_map, geometry.bonds
-        )
-        return held * lda_exchange(rho) * self.parent.enhancement(p, alpha.double())
+        alpha, gates = self.network.head(local_inputs(rho, grad_rho).to(self.dtype), f)
+        alpha = alpha.double()
+        return lda_exchange(rho) * self.parent.enhancement(p, alpha), alpha, gates
 
     @torch.no_grad()
     def tau(self, rho: Tensor, grad_rho: Tensor, weights: Tensor, geometry: Geometry) -> Tensor:
@@ -118,8 +122,8 @@ class Functional:
         for points, tiles in token_map.blocks():
             n, g = rho[points], grad_rho[points]
             f = token_map.scatter(*answers, tiles)
-            a, _ = network.head(local_inputs(n, g).to(self.dtype), f)
-            tau[points] = kinetic_energy_density(n, contracted_gradient(g), a.double())
+            alpha = self.at_points(n, g, f)[1]
+            tau[points] = kinetic_energy_density(n, contracted_gradient(g), alpha)
         return tau * held
 
     def potential(
@@ -139,7 +143,7 @@ class Functional:
         reads the tokens, runs its experts and goes backward at once; what flows back into the
         tokens is spread over the points at the end.
         """
-        token_map, network, parent = geometry.token_map, self.network, self.parent
+        token_map, network = geometry.token_map, self.network
         rho, grad_rho, held = hold(rho, grad_rho)
         values = token_values(local_inputs(rho, grad_rho), weights * rho * held)
         seen = token_map.to_tokens(values.to(self.dtype)).requires_grad_()
@@ -155,16 +159,14 @@ class Functional:
             with torch.enable_grad():
                 n, g = leaf(rho[points]), leaf(grad_rho[points])
                 f = leaf(token_map.scatter(z, y, tiles))
-                sigma = contracted_gradient(g)
-                p = reduced_gradient_squared(n, sigma)
-                a, gate = network.head(local_inputs(n, g).to(self.dtype), f)
-                e = held[points] * lda_exchange(n) * parent.enhancement(p, a.double())
+                e, a, gate = self.at_points(n, g, f)
+                e = held[points] * e
                 energy = weights[points] @ e
                 if vtau is not None:
-                    tau = held[points] * kinetic_energy_density(n, sigma, a.double())
-                    energy = energy + vtau[points] @ tau
+                    tau = kinetic_energy_density(n, contracted_gradient(g), a)
+                    energy = energy + (vtau * held)[points] @ tau
                 d_n, d_g, d_f = torch.autograd.grad(energy, (n, g, f))
-            exc[points], alpha[points] = e.detach(), a.detach().double()
+            exc[points], alpha[points] = e.detach(), a.detach()
             gates[points] = gate.detach()
             vrho[points], vgrad[points] = d_n, d_g
             share_z, share_y = token_map.gather(d_f, network.config.n_directed, tiles)

@@ -34,8 +34,8 @@ class Deorbitalizing:
     def _refuse(self, *args: Any, **kwargs: Any) -> NoReturn:
         parent = self.parent_call.format(xc=self.functional.parent.xc)
         raise UnsupportedError(
-            "This needs local or second derivatives of the functional, which a deorbitalized "
-            f"object does not offer; run it with the parent, {parent}."
+            "This needs derivatives that are not available for a deorbitalized functional; "
+            f"run it with the parent, {parent}."
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -47,5 +47,4 @@ class Deorbitalizing:
         return super().reset(mol)  # type: ignore[misc]
 
     eval_xc = eval_xc1 = eval_xc_eff = _refuse
-    nr_rks_fxc = nr_uks_fxc = nr_rks_fxc_st = nr_fxc = get_fxc = _refuse
-    cache_xc_kernel = cache_xc_kernel1 = nr_nlc_vxc = get_veff_ip1 = _refuse
+    nr_nlc_vxc = get_veff_ip1 = _refuse

@@ -19,8 +19,8 @@ from taufree.functional import Functional
 from taufree.hosts import pbc
 from taufree.hosts.domain import warn_unseen
 from taufree.hosts.exchange_correlation import ExchangeCorrelation, nuclei, same_xc
-from taufree.hosts.integrator import Deorbitalizing
 from taufree.hosts.mean_field import layered, undressed
+from taufree.hosts.response import Responding
 from taufree.model.storage import load_model
 
 KS = TypeVar("KS", bound=dft.rks.KohnShamDFT)
@@ -86,7 +86,7 @@ def _check_functional(mf: Any, functional: Functional) -> None:
         )
 
 
-class DeorbitalizedNumInt(Deorbitalizing, numint.NumInt):
+class DeorbitalizedNumInt(Responding, numint.NumInt):
     """PySCF's numerical integrator with the surrogate in place of libxc's exchange.
 
     `nr_rks` and `nr_uks` keep PySCF's signature and meaning. A non-local functional needs the
@@ -145,13 +145,7 @@ class DeorbitalizedNumInt(Deorbitalizing, numint.NumInt):
         max_memory: float,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Electrons (n_spin, n_set), energies (n_set,), matrices (n_spin, n_set, nao, nao)."""
-        self.check(xc_code)
-        if grids.coords is None:
-            grids.build(with_non0tab=True)
-        if self._cache is None or not self._cache.serves(mol, grids):
-            self._cache = _GridCache(self, mol, grids, max_memory)
-        cache = self._cache
-
+        cache = self._grid_cache(mol, grids, xc_code, max_memory)
         rho = self._density(cache, channels, hermi)  # (n_spin, n_set, 4, n_points)
         nelec = rho[:, :, 0] @ grids.weights
         exc = np.empty(rho.shape[1])
@@ -160,6 +154,14 @@ class DeorbitalizedNumInt(Deorbitalizing, numint.NumInt):
             exc[i] = energy_density @ grids.weights
         cache.xc.refine(exc[-1])
         return nelec, exc, self._potential_matrix(cache, rho)
+
+    def _grid_cache(self, mol: Any, grids: Any, xc_code: str, max_memory: float) -> _GridCache:
+        self.check(xc_code)
+        if grids.coords is None:
+            grids.build(with_non0tab=True)
+        if self._cache is None or not self._cache.serves(mol, grids):
+            self._cache = _GridCache(self, mol, grids, max_memory)
+        return self._cache
 
     def _density(self, cache: _GridCache, channels: list[np.ndarray], hermi: int) -> np.ndarray:
         mol, grids = cache.mol, cache.grids

@@ -1,0 +1,130 @@
+"""The second derivative of E_x with respect to the density, applied to changes of the density."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd import grad
+
+from taufree.functional import Functional, Geometry, hold, leaf
+from taufree.model.network import local_inputs, token_values
+
+
+class Response:
+    """The linear map (δρ, δ∇ρ) → (δvrho, δvgrad) of `Functional.potential` at one density.
+
+    E_x is three pieces joined by the linear maps Φᵀ and Φ between points and tokens:
+
+        x = values(ρ, ∇ρ),  c = Φᵀ x,  z = answers(c),  f = Φ z,  E_x = Σ_j w_j e(ρ_j, ∇ρ_j, f_j)
+
+    A change runs forward through them and the change of the derivatives runs back. With x̄ = ∂E_x/∂x
+    and so on, each piece gives the Hessian of one scalar: of x̄·values(ρ, ∇ρ), of z̄·answers(c),
+    and, block by block in bounded memory, of Σ w e(ρ, ∇ρ, f). The network runs in float64.
+
+    Parameters
+    ----------
+    functional, rho, grad_rho, weights, geometry
+        As in `Functional.potential`.
+    """
+
+    def __init__(
+        self,
+        functional: Functional,
+        rho: Tensor,
+        grad_rho: Tensor,
+        weights: Tensor,
+        geometry: Geometry,
+    ) -> None:
+        self.functional, self.token_map = functional.double(), geometry.token_map
+        self.rho, self.grad_rho, self.held = hold(rho, grad_rho)
+        self.weights = weights * self.held
+        self.c = leaf(self.token_map.to_tokens(self._values(self.rho, self.grad_rho, self.weights)))
+        with torch.enable_grad():
+            self.z = self.functional.network.answers(self.c, geometry.bonds)
+        d_z = self._no_answers()
+        for points, tiles in self.token_map.blocks():
+            n, g, f = self._at(points, tiles)
+            with torch.enable_grad():
+                (d_f,) = grad(self._energy(points, n, g, f), f)
+            self._collect(d_z, d_f, tiles)
+        self.d_z = tuple(map(leaf, d_z))
+        with torch.enable_grad():
+            (self.d_c,) = grad(self.z, self.c, self.d_z, create_graph=True)
+
+    def __call__(self, d_rho: Tensor, d_grad_rho: Tensor) -> tuple[Tensor, Tensor]:
+        """Changes of vrho and vgrad for several changes of the density at once.
+
+        Shapes: (n_changes, n_points), (n_changes, n_points, 3) -> the same two.
+        """
+        n_changes = len(d_rho)
+        d_rho = torch.where(self.held > 0, d_rho, 0.0)
+        d_grad_rho = torch.where(self.held[:, None] > 0, d_grad_rho, 0.0)
+        vrho, vgrad = torch.empty_like(d_rho), torch.empty_like(d_grad_rho)
+
+        z_changes, c_changes = [], []
+        for dn, dg in zip(d_rho, d_grad_rho, strict=True):
+            dc = self.token_map.to_tokens(self._change_of_values(dn, dg))
+            d_d_c, *dz = grad(self.d_c, (self.c, *self.d_z), dc, retain_graph=True)
+            z_changes.append(dz)
+            c_changes.append(d_d_c)
+
+        answers = [self._no_answers() for _ in range(n_changes)]
+        for points, tiles in self.token_map.blocks():
+            n, g, f = self._at(points, tiles)
+            with torch.enable_grad():
+                first = grad(self._energy(points, n, g, f), (n, g, f), create_graph=True)
+            for k in range(n_changes):
+                dz, dy = z_changes[k]
+                df = self.token_map.scatter(dz, dy, tiles)
+                change = d_rho[k, points], d_grad_rho[k, points], df
+                vrho[k, points], vgrad[k, points], d_f = grad(
+                    first, (n, g, f), change, retain_graph=True
+                )
+                self._collect(answers[k], d_f, tiles)
+
+        for k, d_z in enumerate(answers):
+            c_changes[k] += grad(self.z, self.c, d_z, retain_graph=True)[0]
+        for points, tiles in self.token_map.blocks():
+            n, g = leaf(self.rho[points]), leaf(self.grad_rho[points])
+            with torch.enable_grad():
+                values = self._values(n, g, self.weights[points])
+                first = grad(values, (n, g), self._scalars(self.d_c, tiles), create_graph=True)
+            for k in range(n_changes):
+                change = d_rho[k, points], d_grad_rho[k, points]
+                curved = grad(first, (n, g), change, retain_graph=True)
+                straight = grad(values, (n, g), self._scalars(c_changes[k], tiles), True)
+                vrho[k, points] += curved[0] + straight[0]
+                vgrad[k, points] += curved[1] + straight[1]
+        return vrho, vgrad
+
+    def _values(self, rho: Tensor, grad_rho: Tensor, weights: Tensor) -> Tensor:
+        return token_values(local_inputs(rho, grad_rho), weights * rho)
+
+    def _change_of_values(self, d_rho: Tensor, d_grad_rho: Tensor) -> Tensor:
+        n, g = leaf(self.rho), leaf(self.grad_rho)
+        with torch.enable_grad():
+            values = self._values(n, g, self.weights)
+            d_values = torch.zeros_like(values).requires_grad_()
+            first = grad(values, (n, g), d_values, create_graph=True)
+        return grad(first, d_values, (d_rho, d_grad_rho))[0]
+
+    def _at(self, points: Tensor, tiles: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Variables of the energy of a block of points."""
+        z, y = (x.detach() for x in self.z)
+        f = self.token_map.scatter(z, y, tiles)
+        return leaf(self.rho[points]), leaf(self.grad_rho[points]), leaf(f)
+
+    def _energy(self, points: Tensor, n: Tensor, g: Tensor, f: Tensor) -> Tensor:
+        return self.weights[points] @ self.functional.at_points(n, g, f)[0]
+
+    def _no_answers(self) -> tuple[Tensor, ...]:
+        return tuple(torch.zeros_like(x) for x in self.z)
+
+    def _collect(self, d_z: tuple[Tensor, ...], d_f: Tensor, tiles: slice) -> None:
+        n_directed = self.functional.network.config.n_directed
+        for total, share in zip(d_z, self.token_map.gather(d_f, n_directed, tiles), strict=True):
+            total += share
+
+    def _scalars(self, c: Tensor, tiles: slice) -> Tensor:
+        c = c.detach()
+        return self.token_map.scatter(c, self.token_map.no_tensors(c), tiles)
