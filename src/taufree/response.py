@@ -64,21 +64,21 @@ class Response:
         z_changes, c_changes = [], []
         for dn, dg in zip(d_rho, d_grad_rho, strict=True):
             dc = self.token_map.to_tokens(self._change_of_values(dn, dg))
-            d_d_c, *dz = grad(self.d_c, (self.c, *self.d_z), dc, retain_graph=True)
-            z_changes.append(dz)
+            d_d_c, *d_answers = grad(self.d_c, (self.c, *self.d_z), dc, retain_graph=True)
+            z_changes.append(d_answers)
             c_changes.append(d_d_c)
 
         answers = [self._no_answers() for _ in range(n_changes)]
         for points, tiles in self.token_map.blocks():
             n, g, f = self._at(points, tiles)
             with torch.enable_grad():
-                first = grad(self._energy(points, n, g, f), (n, g, f), create_graph=True)
+                slopes = grad(self._energy(points, n, g, f), (n, g, f), create_graph=True)
             for k in range(n_changes):
                 dz, dy = z_changes[k]
                 df = self.token_map.scatter(dz, dy, tiles)
                 change = d_rho[k, points], d_grad_rho[k, points], df
                 vrho[k, points], vgrad[k, points], d_f = grad(
-                    first, (n, g, f), change, retain_graph=True
+                    slopes, (n, g, f), change, retain_graph=True
                 )
                 self._collect(answers[k], d_f, tiles)
 

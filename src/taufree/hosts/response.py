@@ -124,12 +124,13 @@ class Responding(Deorbitalizing):
         mol: Any,
         grids: Any,
         xc_code: str,
-        dm: np.ndarray | None,
+        dm: np.ndarray,
         spin: int = 0,
         max_memory: float = 2000,
     ) -> tuple[np.ndarray, None, XCKernel]:
         """ρ and the kernel at a density matrix, or at one of each spin."""
         cache = self._grid_cache(mol, grids, xc_code, max_memory)
+        cache.xc.functional = cache.xc.functional.double()
         rho = self._trial_density(cache, np.reshape(dm, (-1, 1, mol.nao, mol.nao)))[:, 0]
         if spin and len(rho) == 1:
             rho = np.repeat(rho / 2, 2, axis=0)
@@ -140,7 +141,7 @@ class Responding(Deorbitalizing):
         mol: Any,
         grids: Any,
         xc_code: str,
-        dm0: np.ndarray | None,
+        dm0: Any,
         dms: np.ndarray,
         relativity: int = 0,
         hermi: int = 0,
@@ -160,7 +161,7 @@ class Responding(Deorbitalizing):
         mol: Any,
         grids: Any,
         xc_code: str,
-        dm0: np.ndarray | None,
+        dm0: Any,
         dms: np.ndarray,
         relativity: int = 0,
         hermi: int = 0,
@@ -183,7 +184,7 @@ class Responding(Deorbitalizing):
         mol: Any,
         grids: Any,
         xc_code: str,
-        dm0: np.ndarray | None,
+        dm0: Any,
         dms_alpha: np.ndarray,
         hermi: int = 0,
         singlet: bool = True,
