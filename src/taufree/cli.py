@@ -34,6 +34,10 @@ Json = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Write the result to FILE as JSON.")
 ]
 Model = Annotated[str, typer.Option(help="A bundled model, or the path of one.")]
+Potential = Annotated[
+    Literal["ks", "gks"],
+    typer.Option(help="Full functional derivative, or the parent's partial ones at the model's τ."),
+]
 Split = Annotated[
     Literal["train", "validation", "test"], typer.Option(help="Which systems, by formula.")
 ]
@@ -74,10 +78,7 @@ def run(
         float, typer.Option(min=0, help="Width of the Fermi function, eV, for metals.")
     ] = 0.0,
     model: Model = "ms2",
-    potential: Annotated[
-        Literal["ks", "gks"],
-        typer.Option(help="Full functional derivative, or the parent's at frozen τ."),
-    ] = "ks",
+    potential: Potential = "ks",
     parent: Annotated[bool, typer.Option("--parent", help="Run the parent beside it.")] = False,
     grid_level: Annotated[
         int | None,
@@ -195,6 +196,7 @@ def evaluate_density(
 def evaluate_scf(
     out: Annotated[Path, typer.Argument(help="Folder that keeps finished systems.")] = Path("scf"),
     model: Model = "ms2",
+    potential: Potential = "ks",
     split: Split = "test",
     name: Annotated[
         list[str] | None, typer.Option(help="Only this system; may be repeated.")
@@ -214,6 +216,7 @@ def evaluate_scf(
     result = scf.evaluate(
         model,
         split,
+        potential=potential,
         out=out,
         systems=select(names=name) if name else None,
         level=grid_level,

@@ -90,8 +90,8 @@ class Response:
                 values = self._values(n, g, self.weights[points])
                 first = grad(values, (n, g), self._scalars(self.d_c, tiles), create_graph=True)
             for k in range(n_changes):
-                change = d_rho[k, points], d_grad_rho[k, points]
-                curved = grad(first, (n, g), change, retain_graph=True)
+                local = d_rho[k, points], d_grad_rho[k, points]
+                curved = grad(first, (n, g), local, retain_graph=True)
                 straight = grad(values, (n, g), self._scalars(c_changes[k], tiles), True)
                 vrho[k, points] += curved[0] + straight[0]
                 vgrad[k, points] += curved[1] + straight[1]

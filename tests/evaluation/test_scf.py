@@ -57,6 +57,16 @@ def test_one_orbital_systems_agree_with_the_parent_and_finished_ones_stay(
     # nothing to do: no scheduler is asked
     assert evaluate(one_orbital, scheduler=NOWHERE, **options) == result
 
+    # another potential: its own results; with the exact τ its orbital energies are the parent's
+    generalized = evaluate(one_orbital, scheduler=scheduler, potential="gks", **options)
+    hydrogen = generalized["systems"][0]
+    assert abs(hydrogen["de_total_mha"]) < 1e-4
+    assert abs(hydrogen["d_gap_ev"]) < 1e-4 < abs(result["systems"][0]["d_gap_ev"])
+    assert generalized["potential"] == "gks" and result["potential"] == "ks"
+    assert len(stamps(tmp_path)) == 9
+    for path in tmp_path.glob("*-gks/*.json"):
+        path.unlink()
+
     # another model: only its own calculations are missing
     one_orbital.network.experts.experts[0][-1].bias.data += 1
     assert len(evaluate(one_orbital, scheduler=scheduler, **options)["systems"]) == 2
@@ -136,6 +146,7 @@ def test_what_does_not_converge_is_no_error_but_no_result_either(
             "deorbitalized": converged,
             "parent": converged,
             "de_total_mha": -2.0,
+            "d_gap_ev": None,
             "d_dipole_debye": 0.0,
             "atomization_kcal": None,
         },

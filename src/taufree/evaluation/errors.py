@@ -33,7 +33,7 @@ from taufree.physics.descriptors import (
     reduced_laplacian,
 )
 from taufree.physics.kinetic import Deorbitalizer
-from taufree.physics.parents import energy_density, parent_named
+from taufree.physics.parents import parent_named, partial_derivatives
 from taufree.quantities import GridDensity
 
 MHA = 1000.0
@@ -89,11 +89,8 @@ def parent_form(record: ReferenceDensity, alpha: Tensor) -> tuple[Tensor, ...]:
     """e_x and ∂e_x/∂(ρ, σ, τ) of the parent at α̃, (n_spin, n_points) each."""
     rho, sigma, held = hold(*spin_scaled(record.density))
     tau = kinetic_energy_density(rho, sigma, alpha)
-    variables = [x.detach().requires_grad_() for x in (rho, sigma, tau)]
-    with torch.enable_grad():
-        exc = energy_density(parent_named(record.parent), *variables)
-        derivatives = torch.autograd.grad(exc.sum(), variables)
-    return tuple(x.detach() * held for x in (exc, *derivatives))
+    values = partial_derivatives(parent_named(record.parent), rho, sigma, tau)
+    return tuple(x * held for x in values)
 
 
 def compare(

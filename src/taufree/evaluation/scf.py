@@ -29,6 +29,7 @@ def evaluate(
     model: str | Functional,
     split: Split = "test",
     *,
+    potential: str = "ks",
     out: Path | None = None,
     systems: Sequence[System] | None = None,
     level: int = 3,
@@ -51,6 +52,8 @@ def evaluate(
     systems : sequence of System, optional
         ... unless these are named. Whatever their ``parent``, the model's own is what it is
         compared with.
+    potential : "ks" or "gks"
+        See `taufree.deorbitalize`.
     out : Path, optional
         Folder that keeps every finished calculation: an interrupted evaluation goes on there, and
         another model's evaluation takes over the parent's results.
@@ -66,10 +69,10 @@ def evaluate(
     dict
         ``systems``: a list with ``name``, ``formula``, ``kind``, ``basis``; ``deorbitalized`` and
         ``parent``, each with ``converged``, ``cycles``, ``energy_hartree``, ``dipole_debye`` (3),
-        ``wall_s``, or ``error`` in place of the numbers; and the differences to the parent
-        ``de_total_mha``, ``d_dipole_debye`` (length of the difference vector) and
-        ``atomization_kcal``, null where there is none. ``atoms``: the same of the free atoms.
-        ``summary``: see `summary`.
+        ``gap_ev`` (orbital energies), ``wall_s``, or ``error`` in place of the numbers; and the
+        differences to the parent ``de_total_mha``, ``d_gap_ev``, ``d_dipole_debye`` (length of the
+        difference vector) and ``atomization_kcal``, null where there is none. ``atoms``: the same
+        of the free atoms. ``summary``: see `summary`.
 
     Raises
     ------
@@ -83,6 +86,7 @@ def evaluate(
         {*chosen, *atoms},
         functional,
         level,
+        potential=potential,
         out=out,
         scheduler=scheduler,
         workers=workers,
@@ -91,7 +95,7 @@ def evaluate(
     lines = [_line(system, runs) for system in chosen]
     return {
         "model": functional.name,
-        "potential": "ks",
+        "potential": potential,
         "parent": functional.parent.xc,
         "split": split if systems is None else None,
         "grid_level": level,
@@ -127,12 +131,16 @@ def _line(system: System, runs: Mapping[Task, Run]) -> dict[str, Any]:
         "deorbitalized": deorbitalized,
         "parent": parent,
         "de_total_mha": None,
+        "d_gap_ev": None,
         "d_dipole_debye": None,
         "atomization_kcal": None,
     }
     if error is None:
         return line
     line["de_total_mha"] = 1000 * error
+    gap, parent_gap = deorbitalized.get("gap_ev"), parent.get("gap_ev")
+    if gap is not None and parent_gap is not None:  # kept runs of older versions have none
+        line["d_gap_ev"] = gap - parent_gap
     moments = np.array([deorbitalized["dipole_debye"], parent["dipole_debye"]])
     line["d_dipole_debye"] = float(np.linalg.norm(moments[0] - moments[1]))
     free = {a.symbols[0]: _energy_error(a, runs) for a in _free_atoms(system)}
@@ -166,7 +174,7 @@ def summary(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "median_cycles": _median_cycles(lines, "deorbitalized"),
         "parent_median_cycles": _median_cycles(lines, "parent"),
     }
-    for key in ("de_total_mha", "d_dipole_debye", "atomization_kcal"):
+    for key in ("de_total_mha", "d_gap_ev", "d_dipole_debye", "atomization_kcal"):
         values = [abs(line[key]) for line in compared if line[key] is not None]
         found[f"mean_{key}"] = float(np.mean(values)) if values else None
         found[f"max_{key}"] = max(values, default=None)
@@ -193,8 +201,8 @@ def table(result: dict[str, Any]) -> Table:
     )
     table.add_column("system")
     for column in (
-        "converged", "cycles", "parent's", "ΔE_total\nmHa", "ΔE_at\nkcal/mol", "Δμ\ndebye",
-        "wall\ns", "parent's\ns",
+        "converged", "cycles", "parent's", "ΔE_total\nmHa", "ΔE_at\nkcal/mol", "Δgap\neV",
+        "Δμ\ndebye", "wall\ns", "parent's\ns",
     ):  # fmt: skip
         table.add_column(column, justify="right")
     for line in result["systems"]:
@@ -226,7 +234,12 @@ def table(result: dict[str, Any]) -> Table:
 
 
 def _cells(numbers: Mapping[str, Any], key: str, sign: str = "") -> list[str]:
-    columns = {"de_total_mha": ".2f", "atomization_kcal": ".2f", "d_dipole_debye": ".3f"}
+    columns = {
+        "de_total_mha": ".2f",
+        "atomization_kcal": ".2f",
+        "d_gap_ev": ".3f",
+        "d_dipole_debye": ".3f",
+    }
     signs = {"d_dipole_debye": ""}
     return [
         _number(numbers[key.format(name)], signs.get(name, sign) + form)

@@ -12,7 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from ase.units import Hartree
 from dask.system import CPU_COUNT
 from distributed import as_completed
 from pyscf import lib
@@ -41,6 +43,7 @@ def converge_all(
     level: int,
     *,
     which: Sequence[Which] = WHICH,
+    potential: str = "ks",
     out: Path | None = None,
     scheduler: str | None = None,
     workers: int | None = None,
@@ -49,10 +52,10 @@ def converge_all(
     """Result of `converge` for every system, with the functional and with its parent.
 
     With a folder ``out``, finished calculations are read from there and written there at once; the
-    parent's serve every model, and so do a crystal's density-fitting integrals, which take most of
-    its time. What broke off with an error is tried again.
+    parent's serve every model and potential, and so do a crystal's density-fitting integrals, which
+    take most of its time. What broke off with an error is tried again.
     """
-    store = _Store(out, functional, level)
+    store = _Store(out, functional, level, potential)
     tasks: list[Task] = [
         (system, each) for system in sorted(systems, key=_cost, reverse=True) for each in which
     ]
@@ -61,7 +64,8 @@ def converge_all(
     integrals = None if out is None else out.absolute() / "integrals"
     if integrals and any(system.period for system in systems):
         integrals.mkdir(exist_ok=True)
-    for task, run in _calculate(missing, functional, level, integrals, scheduler, workers, console):
+    options = level, integrals, potential
+    for task, run in _calculate(missing, functional, options, scheduler, workers, console):
         runs[task] = run
         if "error" not in run:
             store.put(task, run)
@@ -75,12 +79,16 @@ def _cost(system: System) -> int:
 class _Store:
     """Finished calculations, one JSON file each; the parent's in a folder of their own."""
 
-    def __init__(self, folder: Path | None, functional: Functional, level: int) -> None:
+    def __init__(
+        self, folder: Path | None, functional: Functional, level: int, potential: str
+    ) -> None:
         self.level = level
         self.folders: dict[Which, Path] = {}
         if folder is not None:
             self.folders["parent"] = folder / f"parent-{functional.parent.xc}"
-            self.folders["deorbitalized"] = folder / f"model-{fingerprint(functional)[:12]}"
+            suffix = "" if potential == "ks" else f"-{potential}"
+            model = f"model-{fingerprint(functional)[:12]}{suffix}"
+            self.folders["deorbitalized"] = folder / model
         for path in self.folders.values():
             path.mkdir(parents=True, exist_ok=True)
 
@@ -116,8 +124,7 @@ def fingerprint(functional: Functional) -> str:
 def _calculate(
     tasks: Sequence[Task],
     functional: Functional,
-    level: int,
-    integrals: Path | None,
+    options: tuple[int, Path | None, str],
     scheduler: str | None,
     workers: int | None,
     console: Console | None,
@@ -136,7 +143,7 @@ def _calculate(
         [shared] = client.scatter([functional], broadcast=True)
         futures = {
             client.submit(
-                converge, s, shared if which == "deorbitalized" else None, level, integrals,
+                converge, s, shared if which == "deorbitalized" else None, *options,
                 pure=False, priority=-rank,
             ): (s, which)
             for rank, (s, which) in enumerate(tasks)
@@ -153,7 +160,11 @@ def _calculate(
 
 
 def converge(
-    system: System, functional: Functional | None, level: int, integrals: Path | None = None
+    system: System,
+    functional: Functional | None,
+    level: int,
+    integrals: Path | None = None,
+    potential: str = "ks",
 ) -> Run:
     """One calculation, on one thread: the parent, or a functional in place of it.
 
@@ -166,7 +177,7 @@ def converge(
         if not (system.period and system.period.pseudo):
             mf.grids.level = level
         if functional is not None:
-            mf = deorbitalize(mf, functional)
+            mf = deorbitalize(mf, functional, potential)
         start = time.perf_counter()
         if system.period:
             with _kept_integrals(mf, system, integrals):
@@ -184,9 +195,21 @@ def converge(
         return failed(error)
 
 
+def gap(mf: Any) -> float | None:
+    """Lowest empty less highest occupied orbital energy, of either spin; None if one is missing."""
+    energies, occupied = np.array(mf.mo_energy), np.array(mf.mo_occ) > 0
+    if occupied.all():
+        return None
+    return float(energies[~occupied].min() - energies[occupied].max()) * Hartree
+
+
 def _molecule_properties(mf: Any) -> Run:
     dipole = mf.dip_moment(unit="Debye", verbose=0)
-    return {"energy_hartree": float(mf.e_tot), "dipole_debye": [float(x) for x in dipole]}
+    return {
+        "energy_hartree": float(mf.e_tot),
+        "gap_ev": gap(mf),
+        "dipole_debye": [float(x) for x in dipole],
+    }
 
 
 @contextmanager

@@ -9,7 +9,9 @@ import torch
 from pyscf.dft import libxc, numint
 from torch import Tensor
 
-from taufree.functional import RHO_THRESHOLD, Functional, Geometry
+from taufree.functional import RHO_THRESHOLD, Functional, Geometry, hold
+from taufree.physics.descriptors import contracted_gradient
+from taufree.physics.parents import partial_derivatives
 
 PRECISE_BELOW = 1e-5
 """Change of E_xc between calls (Ha) from which on the network runs in float64: the rounding of
@@ -99,6 +101,46 @@ class ExchangeCorrelation:
         if near and self.functional.dtype != torch.float64:
             self.functional = self.functional.double()
         self._last_energy = energy
+
+
+class FrozenTau(ExchangeCorrelation):
+    """E_xc, and in place of its derivatives the parent's own partial ones at the model's τ̃.
+
+    ∂e/∂ρ, ∂e/∂∇ρ and ∂e/∂τ at (ρ, ∇ρ, τ̃), as if τ̃ were the orbitals' τ and applied as any
+    meta-GGA's: without a backward pass, with a potential that is the parent's where τ̃ is exact,
+    and not the derivative of the energy.
+    """
+
+    def __call__(self, rho: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """e_xc, (n_points,), and partial derivatives by ρ, ∇ρ and τ, (n_spin, 5, n_points)."""
+        n_spin, functional, device = len(rho), self.functional, self.functional.device
+        parent = functional.parent
+        density = torch.from_numpy(n_spin * rho)
+        points, geometry = self.geometry(density[:, 0])
+        w = torch.from_numpy(self.weights)[points].to(device)
+        energy, derivative = np.zeros(rho.shape[2]), np.zeros((n_spin, 5, rho.shape[2]))
+        tau = np.zeros_like(rho[:, :1])
+        for s, d in enumerate(density):
+            rho_s, grad_rho = d[0, points].to(device), d[1:, points].T.to(device)
+            tau_s = functional.tau(rho_s, grad_rho, w, geometry)
+            n, g, held = hold(rho_s, grad_rho)
+            exc, vrho, vsigma, vtau = partial_derivatives(parent, n, contracted_gradient(g), tau_s)
+            energy[points] += (held * exc).cpu().numpy() / n_spin
+            rows = torch.cat([vrho[None], 2 * vsigma * g.T, vtau[None]])
+            derivative[s][:, points] = (w * held * rows).cpu()
+            tau[s, 0, points] = tau_s.cpu() / n_spin
+        seen: Any = 1.0
+        if parent.correlation_needs_tau:
+            seen = n_spin * rho[:, :1] > RHO_THRESHOLD
+            rho = seen * np.concatenate([rho, tau], 1)
+        exc_c, vxc = libxc_eff(parent.correlation, rho)
+        energy += rho[:, 0].sum(0) * exc_c
+        derivative[:, : vxc.shape[1]] += vxc * seen * self.weights
+        return energy, derivative
+
+
+EXCHANGE_CORRELATION = {"ks": ExchangeCorrelation, "gks": FrozenTau}
+"""By the name of the potential."""
 
 
 def nuclei(mol: Any) -> np.ndarray:

@@ -15,6 +15,7 @@ class Deorbitalizing:
     """Mixin before an integrator class of PySCF: looks like a GGA, refuses what it cannot give."""
 
     functional: Functional
+    potential: str = "ks"
     _cache: Any = None
     parent_call = "dft.RKS(mol, xc={xc!r})"
     """What a user writes to get the parent."""
@@ -48,3 +49,11 @@ class Deorbitalizing:
 
     eval_xc = eval_xc1 = eval_xc_eff = _refuse
     nr_nlc_vxc = get_veff_ip1 = _refuse
+    # `Responding` has these for molecules
+    nr_rks_fxc: Any = _refuse
+    nr_uks_fxc: Any = _refuse
+    nr_rks_fxc_st: Any = _refuse
+    nr_fxc: Any = _refuse
+    get_fxc: Any = _refuse
+    cache_xc_kernel: Any = _refuse
+    cache_xc_kernel1: Any = _refuse

@@ -46,6 +46,12 @@ class Deorbitalized:
         return found
 
     @property
+    def potential(self) -> str:
+        """What `deorbitalize` was told: ks or gks."""
+        found: str = self._numint.potential
+        return found
+
+    @property
     def _numint(self) -> Any:
         return _checked(self.__dict__["_numint"])
 

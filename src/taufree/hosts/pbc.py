@@ -63,9 +63,6 @@ class _Periodic(Deorbitalizing):
         self.functional = functional
         self._cache: _GridCache | None = None
 
-    nr_rks_fxc = nr_uks_fxc = nr_rks_fxc_st = nr_fxc = get_fxc = Deorbitalizing._refuse
-    cache_xc_kernel = cache_xc_kernel1 = Deorbitalizing._refuse
-
     def _integrate(
         self,
         cell: Any,

@@ -18,7 +18,7 @@ from taufree.errors import UnsupportedError, UserError
 from taufree.functional import Functional
 from taufree.hosts import pbc
 from taufree.hosts.domain import warn_unseen
-from taufree.hosts.exchange_correlation import ExchangeCorrelation, nuclei, same_xc
+from taufree.hosts.exchange_correlation import EXCHANGE_CORRELATION, nuclei, same_xc
 from taufree.hosts.mean_field import layered, undressed
 from taufree.hosts.response import Responding
 from taufree.model.storage import load_model
@@ -38,8 +38,10 @@ def deorbitalize(mf: KS, model: str | Functional = "ms2", potential: str = "ks")
         Its ``xc`` is left at PySCF's default or names the model's parent; it is not changed.
     model : str or Functional
         Name of a bundled model, a path to a ``.safetensors`` file, or a loaded functional.
-    potential : "ks"
-        The full functional derivative of the energy: variational, multiplicative.
+    potential : "ks" or "gks"
+        "ks": the full functional derivative of the energy: variational, multiplicative.
+        "gks": the parent's partial derivatives at the model's τ̃, applied like any meta-GGA's. The
+        energy is not stationary at the result; forces and response are refused.
 
     Raises
     ------
@@ -51,8 +53,9 @@ def deorbitalize(mf: KS, model: str | Functional = "ms2", potential: str = "ks")
         The model is missing or damaged.
     """
     functional = load_model(model) if isinstance(model, str) else model
-    if potential != "ks":
-        raise UnsupportedError(f"potential={potential!r} is not available; use potential='ks'.")
+    if potential not in EXCHANGE_CORRELATION:
+        known = " or ".join(map(repr, EXCHANGE_CORRELATION))
+        raise UnsupportedError(f"potential={potential!r} is not available; use {known}.")
     if not isinstance(mf, dft.rks.KohnShamDFT):
         raise UnsupportedError(
             f"deorbitalize() takes a Kohn-Sham object such as dft.RKS(mol), not {type(mf)}."
@@ -63,6 +66,8 @@ def deorbitalize(mf: KS, model: str | Functional = "ms2", potential: str = "ks")
             f"{type(mf).__name__} objects cannot be deorbitalized; use dft.RKS(mol) or "
             "dft.UKS(mol), for crystals pbc.dft.KRKS(cell, kpts) or pbc.dft.KUKS(cell, kpts)."
         )
+    if periodic and potential != "ks":
+        raise UnsupportedError(f"potential={potential!r} is for molecules; use potential='ks'.")
     _check_functional(mf, functional)
     if hasattr(mf, "_scf"):
         raise UnsupportedError("Call deorbitalize() first, then newton() on what it returns.")
@@ -70,7 +75,9 @@ def deorbitalize(mf: KS, model: str | Functional = "ms2", potential: str = "ks")
     new = bare.view(layered(type(bare)))
     warn_unseen(functional, mf.mol)
     new.xc = functional.parent.xc
-    new._numint = pbc.integrator(mf, functional) if periodic else DeorbitalizedNumInt(functional)
+    new._numint = (
+        pbc.integrator(mf, functional) if periodic else DeorbitalizedNumInt(functional, potential)
+    )
     new.converged = False
     return new
 
@@ -94,9 +101,10 @@ class DeorbitalizedNumInt(Responding, numint.NumInt):
     values stay in memory as far as ``max_memory`` allows.
     """
 
-    def __init__(self, functional: Functional) -> None:
+    def __init__(self, functional: Functional, potential: str = "ks") -> None:
         super().__init__()
         self.functional = functional
+        self.potential = potential
         self._cache: _GridCache | None = None
 
     def nr_rks(
@@ -148,12 +156,10 @@ class DeorbitalizedNumInt(Responding, numint.NumInt):
         cache = self._grid_cache(mol, grids, xc_code, max_memory)
         rho = self._density(cache, channels, hermi)  # (n_spin, n_set, 4, n_points)
         nelec = rho[:, :, 0] @ grids.weights
-        exc = np.empty(rho.shape[1])
-        for i in range(rho.shape[1]):
-            energy_density, rho[:, i] = cache.xc(rho[:, i])
-            exc[i] = energy_density @ grids.weights
+        densities, derivatives = zip(*map(cache.xc, rho.swapaxes(0, 1)), strict=True)
+        exc = np.array(densities) @ grids.weights
         cache.xc.refine(exc[-1])
-        return nelec, exc, self._potential_matrix(cache, rho)
+        return nelec, exc, self._potential_matrix(cache, np.stack(derivatives, 1))
 
     def _grid_cache(self, mol: Any, grids: Any, xc_code: str, max_memory: float) -> _GridCache:
         self.check(xc_code)
@@ -178,7 +184,7 @@ class DeorbitalizedNumInt(Responding, numint.NumInt):
         return rho
 
     def _potential_matrix(self, cache: _GridCache, wv: np.ndarray) -> np.ndarray:
-        """V_μν from derivatives (n_spin, n_set, 4, n_points), contracted like any GGA."""
+        """V_μν from derivatives (n_spin, n_set, 4 or 5, n_points), as of any GGA or meta-GGA."""
         mol, grids = cache.mol, cache.grids
         n_spin, n_set, nao = *wv.shape[:2], mol.nao
         vmat = np.zeros((n_spin, n_set, nao, nao))
@@ -191,14 +197,17 @@ class DeorbitalizedNumInt(Responding, numint.NumInt):
         for points, ao, mask in cache.ao_blocks():
             for s, i in np.ndindex(n_spin, n_set):
                 block = np.ascontiguousarray(wv[s, i, :, points])
-                scaled = numint._scale_ao_sparse(ao, block, mask, ao_loc)
-                if mask is None:  # too small to screen: torch's product is faster
-                    left, right = (torch.from_numpy(x).to(dtype) for x in (ao[0], scaled))
-                    torch.from_numpy(vmat[s, i]).add_(left.T @ right)
-                else:
-                    numint._dot_ao_ao_sparse(
-                        ao[0], scaled, None, n_bins, mask, pair_mask, ao_loc, 0, vmat[s, i]
-                    )
+                pairs = [(ao[0], numint._scale_ao_sparse(ao, block[:4], mask, ao_loc))]
+                for v in block[4:] / 4:  # ½ in τ = ½Σ|∇φ|²
+                    pairs += [(x, numint._scale_ao_sparse(x, v, mask, ao_loc)) for x in ao[1:]]
+                for bra, scaled in pairs:
+                    if mask is None:  # too small to screen: torch's product is faster
+                        left, right = (torch.from_numpy(x).to(dtype) for x in (bra, scaled))
+                        torch.from_numpy(vmat[s, i]).add_(left.T @ right)
+                    else:
+                        numint._dot_ao_ao_sparse(
+                            bra, scaled, None, n_bins, mask, pair_mask, ao_loc, 0, vmat[s, i]
+                        )
         return vmat + vmat.swapaxes(-1, -2)
 
 
@@ -223,7 +232,8 @@ class _GridCache:
 
     def __init__(self, ni: DeorbitalizedNumInt, mol: Any, grids: Any, max_memory: float) -> None:
         self.ni, self.mol, self.grids = ni, mol, grids
-        self.xc = ExchangeCorrelation(ni.functional, grids.coords, grids.weights, nuclei(mol))
+        kind = EXCHANGE_CORRELATION[ni.potential]
+        self.xc = kind(ni.functional, grids.coords, grids.weights, nuclei(mol))
         self._env = mol._env.copy()
         block = 4 * mol.nao * AO_BLOCK * 8e-6
         self._n_kept = int(0.8 * max_memory // block)

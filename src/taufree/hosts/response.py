@@ -15,7 +15,7 @@ import torch
 from pyscf.dft import numint
 
 from taufree.errors import UnsupportedError
-from taufree.hosts.exchange_correlation import ExchangeCorrelation
+from taufree.hosts.exchange_correlation import ExchangeCorrelation, FrozenTau
 from taufree.hosts.integrator import Deorbitalizing
 from taufree.response import Response
 
@@ -37,6 +37,11 @@ class XCKernel:
 
     def __init__(self, xc: ExchangeCorrelation, rho: np.ndarray) -> None:
         parent = xc.functional.parent
+        if isinstance(xc, FrozenTau):
+            raise UnsupportedError(
+                "Response is not available for potential='gks', which is not the derivative of an "
+                "energy; use potential='ks'."
+            )
         if parent.correlation_needs_tau:
             raise UnsupportedError(
                 f"The response of {parent.xc}, whose correlation depends on τ, is not available; "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from taufree.errors import UserError
@@ -64,3 +65,14 @@ def energy_density(parent: Parent, rho: Tensor, sigma: Tensor, tau: Tensor) -> T
     p = reduced_gradient_squared(rho, sigma)
     alpha = iso_orbital_indicator(rho, sigma, tau)
     return lda_exchange(rho) * parent.enhancement(p, alpha)
+
+
+def partial_derivatives(
+    parent: Parent, rho: Tensor, sigma: Tensor, tau: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """e_x of `energy_density`, and ∂e_x/∂ρ, ∂e_x/∂σ, ∂e_x/∂τ."""
+    variables = [x.detach().requires_grad_() for x in (rho, sigma, tau)]
+    with torch.enable_grad():
+        exc = energy_density(parent, *variables)
+        vrho, vsigma, vtau = torch.autograd.grad(exc.sum(), variables)
+    return exc.detach(), vrho, vsigma, vtau
