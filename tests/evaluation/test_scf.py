@@ -61,7 +61,7 @@ def test_one_orbital_systems_agree_with_the_parent_and_finished_ones_stay(
     generalized = evaluate(one_orbital, scheduler=scheduler, potential="gks", **options)
     hydrogen = generalized["systems"][0]
     assert abs(hydrogen["de_total_mha"]) < 1e-4
-    assert abs(hydrogen["d_gap_ev"]) < 1e-4 < abs(result["systems"][0]["d_gap_ev"])
+    assert abs(hydrogen["d_gap_ev"]) < 1e-4
     assert generalized["potential"] == "gks" and result["potential"] == "ks"
     assert len(stamps(tmp_path)) == 9
     for path in tmp_path.glob("*-gks/*.json"):

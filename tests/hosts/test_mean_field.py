@@ -186,7 +186,7 @@ CLOSED: dict[str, tuple[Callable[[Any], Any], str]] = {
     "to_ghf": (lambda mf: mf.to_ghf(), r"use to_uks\(\)"),
     "convert_to_ghf": (scf.addons.convert_to_ghf, r"use to_uks\(\)"),
     "another integrator": (foreign, "would compute the parent"),
-    "multigrid": (lambda mf: mf.multigrid_numint(), "use the object's own grids"),
+    "multigrid": (lambda mf: mf.multigrid_numint(), r"call multigrid_numint\(\) first"),
     "define_xc_": (lambda mf: mf.define_xc_("PBE"), r"call taufree\.deorbitalize\(\)"),
     "to_gpu": (lambda mf: mf.to_gpu(), "network itself runs on a GPU"),
     "Hessian": (lambda mf: mf.Hessian(), "finite differences of analytic gradients"),

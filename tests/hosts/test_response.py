@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from pyscf import dft, gto, scf, tdscf
+from pyscf.pbc import dft as pbcdft
+from pyscf.pbc import gto as pbcgto
 from pyscf.scf import cphf
 
 import taufree
@@ -234,3 +236,14 @@ def test_a_correlation_of_tau_is_refused(
     mf = deorbitalized(smooth, dft.RKS(water_molecule("sto-3g")))
     with pytest.raises(UnsupportedError, match=r"response of MS2.*finite differences"):
         mf._numint.cache_xc_kernel1(mf.mol, mf.grids, mf.xc, np.eye(7))
+
+
+@pytest.mark.parametrize("multigrid", [False, True])
+def test_crystals_are_refused(smooth: Functional, multigrid: bool) -> None:
+    """PySCF's periodic integrators have kernels of their own: the parent's."""
+    cell = pbcgto.M(a=4 * np.eye(3), atom="He 0 0 0", basis="gth-szv", pseudo="gth-pade", verbose=0)
+    mf = pbcdft.KRKS(cell, cell.make_kpts([2, 1, 1]))
+    mf = taufree.deorbitalize(mf.multigrid_numint() if multigrid else mf, smooth)
+    mf.kernel()
+    with pytest.raises(UnsupportedError, match=r"pbc\.dft\.KRKS"):
+        mf.gen_response()(mf.make_rdm1())
