@@ -19,8 +19,8 @@ from networks import random_functional
 from reference import hydroxyl_radical, water_molecule
 from taufree.errors import UnsupportedError, UserError
 from taufree.functional import Functional
-from taufree.hosts.mean_field import Deorbitalized, layered
-from taufree.hosts.pyscf import DeorbitalizedNumInt
+from taufree.hosts.integrator import Deorbitalizing
+from taufree.hosts.mean_field import Deorbitalized
 from tolerances import SCF
 
 
@@ -54,7 +54,7 @@ def fitted(smooth: Functional) -> Any:
 
 def assert_deorbitalized(mf: Any) -> None:
     assert isinstance(mf, Deorbitalized)
-    assert isinstance(mf._numint, DeorbitalizedNumInt)
+    assert isinstance(mf._numint, Deorbitalizing)
 
 
 # --- roads that keep the surrogate
@@ -221,12 +221,9 @@ def test_newton_comes_after(smooth: Functional) -> None:
 
 @pytest.fixture
 def periodic(smooth: Functional) -> Any:
-    """Helium on a lattice, with the layer and an integrator that is never called."""
+    """Helium on a lattice; never run."""
     cell = gto.M(a=[[4.0, 0, 0], [0, 4.0, 0], [0, 0, 4.0]], atom="He 0 0 0", basis="sto-3g")
-    mf = pbcdft.KRKS(cell, cell.make_kpts([2, 1, 1]))
-    mf = mf.view(layered(type(mf)))
-    mf._numint = DeorbitalizedNumInt(smooth)
-    return mf
+    return taufree.deorbitalize(pbcdft.KRKS(cell, cell.make_kpts([2, 1, 1])), smooth)
 
 
 def test_the_layer_serves_crystals(periodic: Any) -> None:

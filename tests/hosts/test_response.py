@@ -244,6 +244,6 @@ def test_crystals_are_refused(smooth: Functional, multigrid: bool) -> None:
     cell = pbcgto.M(a=4 * np.eye(3), atom="He 0 0 0", basis="gth-szv", pseudo="gth-pade", verbose=0)
     mf = pbcdft.KRKS(cell, cell.make_kpts([2, 1, 1]))
     mf = taufree.deorbitalize(mf.multigrid_numint() if multigrid else mf, smooth)
-    mf.kernel()
-    with pytest.raises(UnsupportedError, match=r"pbc\.dft\.KRKS"):
-        mf.gen_response()(mf.make_rdm1())
+    for ask in (mf.gen_response, mf._numint.nr_rks_fxc, mf._numint.nr_uks_fxc):
+        with pytest.raises(UnsupportedError, match=r"pbc\.dft\.KRKS"):
+            ask()
