@@ -19,6 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from taufree.errors import UserError
+from taufree.files import write_atomic
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells do
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -135,8 +136,6 @@ def refuse_unwritable(path: Path) -> None:
 
 def write_json(path: Path, result: Mapping[str, Any]) -> None:
     """Write the whole file or, when that fails, nothing; NaN and infinity become null."""
-    from taufree.data.store import write_atomic  # heavy, and the calculation has loaded it
-
     text = json.dumps(_plain(result), indent=2, allow_nan=False) + "\n"
     write_atomic(path.resolve(), text.encode())
 

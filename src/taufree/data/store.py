@@ -8,11 +8,9 @@ one group a density, named ``converged-2`` (density kind, grid level), with the 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import json
-import os
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -28,6 +26,7 @@ from taufree.data.generate import ParentRecord
 from taufree.data.splits import Split, split_of
 from taufree.data.systems import System
 from taufree.errors import UserError
+from taufree.files import write_atomic
 from taufree.quantities import GridDensity
 
 SCHEMA = 1
@@ -287,25 +286,3 @@ def manifest_checksum(entries: dict[str, Entry]) -> str:
     """SHA-256 over names and checksums of the finished systems: names a data set."""
     done = sorted((e.name, e.sha256) for e in entries.values() if e.status == "done")
     return hashlib.sha256(json.dumps(done).encode()).hexdigest()
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file wholly or not at all.
-
-    Raises
-    ------
-    UserError
-        If it cannot be written; no temporary file is left.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        why = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
-        raise UserError(f"cannot write {path}: {why}; make room there and run it again") from error
-    finally:
-        temporary.unlink(missing_ok=True)

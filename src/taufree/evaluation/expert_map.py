@@ -17,8 +17,8 @@ from pyscf.pbc.dft import numint as pbc_numint
 from pyscf.pbc.gto import Cell
 from torch import Tensor
 
-from taufree.data.store import write_atomic
 from taufree.errors import UserError
+from taufree.files import write_atomic
 from taufree.functional import Functional, hold
 from taufree.hosts.exchange_correlation import nuclei, periodic_vectors
 from taufree.hosts.single_point import Settings, mean_field

@@ -14,10 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from taufree.data.store import write_atomic
 from taufree.errors import UserError
 from taufree.evaluation.density import MODEL
 from taufree.evaluation.equation_of_state import EOS
+from taufree.files import write_atomic
 
 FORMATS = ("png", "svg", "pdf")
 ROW = 0.2  # inch

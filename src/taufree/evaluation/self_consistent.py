@@ -25,8 +25,9 @@ from taufree.data.build import dask_client
 from taufree.data.generate import mean_field
 from taufree.data.periodic import converge as converge_crystal
 from taufree.data.periodic import properties as crystal_properties
-from taufree.data.store import digest, file_of, write_atomic
+from taufree.data.store import digest, file_of
 from taufree.data.systems import System
+from taufree.files import write_atomic
 from taufree.functional import Functional
 from taufree.hosts.pyscf import deorbitalize
 

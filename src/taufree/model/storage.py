@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from safetensors.torch import load, save
 from torch import nn
 
 from taufree.errors import WeightsError
+from taufree.files import write_atomic
 from taufree.functional import Functional
 from taufree.model.config import ModelConfig
 from taufree.model.network import Network
@@ -40,12 +40,7 @@ def save_model(path: Path, network: nn.Module, card: dict[str, Any]) -> None:
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     for target, content in ((path, blob), (path.with_suffix(".json"), text.encode())):
-        temporary = target.with_name(f".{target.name}.part")
-        try:
-            temporary.write_bytes(content)
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_atomic(target, content)
 
 
 def bundled_models() -> list[str]:
