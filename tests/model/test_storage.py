@@ -147,11 +147,11 @@ def test_an_interrupted_write_leaves_the_old_file(
 ) -> None:
     before = saved.read_bytes()
 
-    def full_disk(self: Path, data: bytes) -> int:
+    def full_disk(file: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full_disk)
-    with pytest.raises(OSError):
+    monkeypatch.setattr("os.fsync", full_disk)
+    with pytest.raises(UserError, match="disk is full"):
         save_model(saved, network.double(), {})
     monkeypatch.undo()
     assert saved.read_bytes() == before
