@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from taufree.model.attention import Bonds, bonds_between
+from taufree.model.attention import Bonds, bonds_between, make_bonds
 from taufree.model.network import Network, local_inputs, token_values
 from taufree.model.tokens import TokenMap, images
 from taufree.physics.descriptors import (
@@ -33,18 +33,38 @@ class Geometry:
 
 
 @dataclass(frozen=True)
+class Seam:
+    """Where positions enter E_x: the features Φ, and squared distances d² between tokens.
+
+    ∂E_x = Σ values ∂Φ vseen + Σ vread ∂Φ (z, y) + Σ vbonds ∂d². Tokens read ``values``
+    (n_points, 2), points read ``z`` and ``y`` (see `TokenMap.to_points`); ``vseen``, ``vread`` and
+    ``vbonds`` are ∂E_x by what tokens and points have read, and by d². See `taufree.motion`.
+    """
+
+    values: Tensor
+    vseen: Tensor
+    vread: Tensor
+    z: Tensor
+    y: Tensor
+    vbonds: Tensor
+
+
+@dataclass(frozen=True)
 class Potential:
     """Exchange energy per volume, and derivatives of the energy by every value on the grid.
 
     ``vrho`` (n_points,) and ``vgrad`` (n_points, 3) are ∂E_x/∂ρ_j and ∂E_x/∂∇ρ_j, weights included:
-    the full functional derivative, through attention. ``exc`` (n_points,) is the energy per volume.
+    the full functional derivative, through attention. ``exc`` (n_points,) is the energy per volume,
+    ``vweight`` (n_points,) is ∂E_x/∂w_j, ``seam`` is where positions enter.
     """
 
     exc: Tensor
     vrho: Tensor
     vgrad: Tensor
+    vweight: Tensor
     alpha: Tensor
     gates: Tensor
+    seam: Seam
 
 
 class Functional:
@@ -147,13 +167,17 @@ class Functional:
         rho, grad_rho, held = hold(rho, grad_rho)
         values = token_values(local_inputs(rho, grad_rho), weights * rho * held)
         seen = token_map.to_tokens(values.to(self.dtype)).requires_grad_()
+        bonds = geometry.bonds
+        square = leaf(bonds.squared_distance)
         with torch.enable_grad():
-            answers = network.answers(seen, geometry.bonds)
+            bonds = make_bonds(bonds.to, bonds.source, square, network.config.cutoff)
+            answers = network.answers(seen, bonds)
         z, y = (x.detach() for x in answers)
         d_z, d_y = (torch.zeros_like(x, dtype=torch.float64) for x in answers)
 
-        exc, alpha, vrho = (torch.empty_like(rho) for _ in range(3))
+        exc, alpha, vrho, vweight = (torch.empty_like(rho) for _ in range(4))
         vgrad = torch.empty_like(grad_rho)
+        vread = z.new_empty(len(rho), z.shape[2] + 8 * y.shape[2])
         gates = rho.new_empty(len(rho), network.config.n_experts, dtype=self.dtype)
         for points, tiles in token_map.blocks():
             with torch.enable_grad():
@@ -168,22 +192,26 @@ class Functional:
                 d_n, d_g, d_f = torch.autograd.grad(energy, (n, g, f))
             exc[points], alpha[points] = e.detach(), a.detach()
             gates[points] = gate.detach()
-            vrho[points], vgrad[points] = d_n, d_g
+            vrho[points], vgrad[points], vread[points] = d_n, d_g, d_f
             share_z, share_y = token_map.gather(d_f, network.config.n_directed, tiles)
             d_z += share_z
             d_y += share_y
 
-        (d_seen,) = torch.autograd.grad(answers, seen, (d_z.to(self.dtype), d_y.to(self.dtype)))
+        d_answers = d_z.to(self.dtype), d_y.to(self.dtype)
+        d_seen, d_square = torch.autograd.grad(answers, (seen, square), d_answers)
         no_tensors = token_map.no_tensors(d_seen)
         for points, tiles in token_map.blocks():
             with torch.enable_grad():
-                n, g = leaf(rho[points]), leaf(grad_rho[points])
-                v = token_values(local_inputs(n, g), weights[points] * n * held[points])
+                n, g, w = leaf(rho[points]), leaf(grad_rho[points]), leaf(weights[points])
+                v = token_values(local_inputs(n, g), w * n * held[points])
                 d_v = token_map.scatter(d_seen, no_tensors, tiles).double()
-                d_n, d_g = torch.autograd.grad(v, (n, g), d_v)
+                d_n, d_g, d_w = torch.autograd.grad(v, (n, g, w), d_v)
             vrho[points] += d_n
             vgrad[points] += d_g
-        return Potential(exc, vrho * held, vgrad * held[:, None], alpha, gates)
+            vweight[points] = exc[points] + d_w
+        vrho, vgrad = vrho * held, vgrad * held[:, None]
+        seam = Seam(values, d_seen, vread, z, y, d_square)
+        return Potential(exc, vrho, vgrad, vweight, alpha, gates, seam)
 
 
 def hold(rho: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,8 @@ import torch
 from pyscf.dft import libxc, numint
 from torch import Tensor
 
-from taufree.functional import RHO_THRESHOLD, Functional, Geometry, hold
+from taufree.functional import RHO_THRESHOLD, Functional, Geometry, Potential, hold
+from taufree.motion import motion
 from taufree.physics.descriptors import contracted_gradient
 from taufree.physics.parents import partial_derivatives
 
@@ -52,7 +55,37 @@ class ExchangeCorrelation:
         included, are (n_spin, 4, n_points). Exchange by spin scaling: half the unpolarized energy
         of twice each spin density.
         """
-        n_spin, functional, device = len(rho), self.functional, self.functional.device
+        exc, derivative, points, _, parts = self._evaluate(rho, self.functional)
+        for s, part in enumerate(parts):
+            exc[points] += part.exc.cpu().numpy() / len(rho)
+            _add_values(derivative[s], part, points)
+        return exc, derivative
+
+    def partials(self, rho: np.ndarray) -> Partials:
+        """What E_xc of one density depends on, in float64: for forces and stress."""
+        correlation, derivative, points, geometry, parts = self._evaluate(
+            rho, self.functional.double()
+        )
+        n_spin, centers, lattice = len(rho), *self._cell()
+        moved = np.zeros_like(self.coords), np.zeros_like(self.centers), np.zeros((3, 3))
+        for s, part in enumerate(parts):
+            _add_values(derivative[s], part, points)
+            correlation[points] += part.vweight.cpu().numpy() / n_spin
+            there = motion(part, geometry, centers, lattice)
+            moved[0][points] += there.points.cpu().numpy() / n_spin
+            moved[1][:] += there.centers.cpu().numpy() / n_spin
+            moved[2][:] += there.strain.cpu().numpy() / n_spin
+        return Partials(derivative, correlation, *moved)
+
+    def _evaluate(
+        self, rho: np.ndarray, functional: Functional
+    ) -> tuple[np.ndarray, np.ndarray, Tensor, Geometry, Iterator[Potential]]:
+        """E_c per volume and its derivatives, then the points where there is exchange.
+
+        The last two are their geometry, and of each spin the unpolarized functional of twice its
+        density, which carries what the correlation takes from τ̃ too.
+        """
+        n_spin, device = len(rho), functional.device
         density = torch.from_numpy(n_spin * rho)
         points, geometry = self.geometry(density[:, 0])
         w = torch.from_numpy(self.weights)[points].to(device)
@@ -66,16 +99,12 @@ class ExchangeCorrelation:
             seen = n_spin * rho[:, :1] > RHO_THRESHOLD  # without τ̃ there is no correlation either
             rho = seen * np.concatenate([rho, tau], 1)
         exc, vxc = libxc_eff(functional.parent.correlation, rho)
-        exc = rho[:, 0].sum(0) * exc
         vxc = vxc * seen * self.weights
-        derivative, vtau = vxc[:, :4], torch.from_numpy(vxc[:, 4:])[..., points].to(device)
-
-        for s, channel in enumerate(channels):
-            part = functional.potential(*channel, w, geometry, *vtau[s])
-            exc[points] += part.exc.cpu().numpy() / n_spin
-            derivative[s, 0, points] += part.vrho.cpu().numpy()
-            derivative[s, 1:, points] += part.vgrad.cpu().numpy()
-        return exc, derivative
+        vtau = torch.from_numpy(vxc[:, 4:])[..., points].to(device)
+        parts = (
+            functional.potential(*c, w, geometry, *v) for c, v in zip(channels, vtau, strict=True)
+        )
+        return rho[:, 0].sum(0) * exc, vxc[:, :4], points, geometry, parts
 
     def geometry(self, rho: Tensor) -> tuple[Tensor, Geometry]:
         """Points that carry density, and their geometry; rho (n_spin, n_points)."""
@@ -90,10 +119,13 @@ class ExchangeCorrelation:
             points = (density > RHO_THRESHOLD / 100).nonzero().squeeze(1)
             device = self.functional.device
             coords = torch.from_numpy(self.coords)[points].to(device)
-            centers = torch.from_numpy(self.centers).to(device)
-            lattice = None if self.lattice is None else torch.from_numpy(self.lattice).to(device)
-            self._geometry = points, self.functional.geometry(coords, centers, lattice)
+            self._geometry = points, self.functional.geometry(coords, *self._cell())
         return self._geometry
+
+    def _cell(self) -> tuple[Tensor, Tensor | None]:
+        device, lattice = self.functional.device, self.lattice
+        centers = torch.from_numpy(self.centers).to(device)
+        return centers, None if lattice is None else torch.from_numpy(lattice).to(device)
 
     def refine(self, energy: float) -> None:
         """Go over to float64 when an SCF comes near its end."""
@@ -141,6 +173,27 @@ class FrozenTau(ExchangeCorrelation):
 
 EXCHANGE_CORRELATION = {"ks": ExchangeCorrelation, "gks": FrozenTau}
 """By the name of the potential."""
+
+
+@dataclass(frozen=True)
+class Partials:
+    """Partial derivatives of E_xc, all else fixed.
+
+    ``values`` (n_spin, 4, n_points): by ρ_j and ∇ρ_j of each spin; ``weights`` (n_points,): by w_j;
+    ``points`` (n_points, 3) and ``centers`` (n_centers, 3): by r_j and R_A; ``strain`` (3, 3): by
+    ε, r → (1 + ε) r of points, nuclei and lattice together.
+    """
+
+    values: np.ndarray
+    weights: np.ndarray
+    points: np.ndarray
+    centers: np.ndarray
+    strain: np.ndarray
+
+
+def _add_values(derivative: np.ndarray, part: Potential, points: Tensor) -> None:
+    derivative[0, points] += part.vrho.cpu().numpy()
+    derivative[1:, points] += part.vgrad.T.cpu().numpy()
 
 
 def nuclei(mol: Any) -> np.ndarray:

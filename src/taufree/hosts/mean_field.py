@@ -87,9 +87,20 @@ class Deorbitalized:
         "A change to multigrid integration is", "call multigrid_numint() first, then deorbitalize()"
     )
     define_xc_ = refused("define_xc_() is", "call taufree.deorbitalize() with another model")
-    nuc_grad_method = Gradients = refused(
-        "Analytic forces are", "use finite differences of the energy (mf.as_scanner())"
-    )
+
+    def Gradients(self) -> Any:
+        """Analytic nuclear gradients: PySCF's for the object's kind, and what the tokens add."""
+        from taufree.hosts.gradients import deorbitalized
+        from taufree.hosts.pbc_gradients import refuse_unsupported
+
+        if hasattr(self, "cell"):
+            refuse_unsupported(self)
+        return deorbitalized(super().Gradients())  # type: ignore[misc]
+
+    def nuc_grad_method(self) -> Any:
+        """`Gradients`, by PySCF's other name."""
+        return self.Gradients()
+
     Hessian = refused(
         "The analytic nuclear Hessian is", "use finite differences of analytic gradients"
     )

@@ -29,7 +29,12 @@ from torch import Tensor
 from taufree.functional import Functional
 from taufree.hosts import multigrid
 from taufree.hosts.domain import warn_unresolved
-from taufree.hosts.exchange_correlation import ExchangeCorrelation, nuclei, periodic_vectors
+from taufree.hosts.exchange_correlation import (
+    ExchangeCorrelation,
+    Partials,
+    nuclei,
+    periodic_vectors,
+)
 from taufree.hosts.integrator import PERIODIC_PARENT, Deorbitalizing
 
 SAME_K = 1e-9
@@ -94,6 +99,13 @@ class _Periodic(Deorbitalizing):
             exc[i] = energy_density @ cache.xc.weights
         cache.xc.refine(exc[-1])
         return nelec, exc, cache.potential_matrix(rho)
+
+    def partials(self, cell: Any, grids: Any, kpts: np.ndarray, dms: np.ndarray) -> Partials:
+        """What E_xc of density matrices ([2,] n_k, nao, nao) depends on, for forces and stress."""
+        if self._cache is None or not self._cache.serves(cell, grids, kpts, kpts):
+            self._cache = _GridCache(self.functional, cell, grids, kpts, kpts, max_memory=0)
+        sets = np.reshape(dms, (-1, 1, *np.shape(dms)[-3:]))
+        return self._cache.xc.partials(self._cache.density(sets)[:, 0])
 
 
 class DeorbitalizedKNumInt(_Periodic, numint.KNumInt):

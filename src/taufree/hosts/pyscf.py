@@ -18,7 +18,7 @@ from taufree.errors import UnsupportedError, UserError
 from taufree.functional import Functional
 from taufree.hosts import pbc
 from taufree.hosts.domain import warn_unseen
-from taufree.hosts.exchange_correlation import EXCHANGE_CORRELATION, nuclei, same_xc
+from taufree.hosts.exchange_correlation import EXCHANGE_CORRELATION, Partials, nuclei, same_xc
 from taufree.hosts.mean_field import layered, undressed
 from taufree.hosts.response import Responding
 from taufree.model.storage import load_model
@@ -168,6 +168,13 @@ class DeorbitalizedNumInt(Responding, numint.NumInt):
         if self._cache is None or not self._cache.serves(mol, grids):
             self._cache = _GridCache(self, mol, grids, max_memory)
         return self._cache
+
+    def partials(self, mol: Any, grids: Any, dms: np.ndarray) -> Partials:
+        """What E_xc of spin density matrices (n_spin, nao, nao) depends on, for forces."""
+        cache = self._cache
+        if cache is None or not cache.serves(mol, grids):
+            cache = _GridCache(self, mol, grids, max_memory=0)
+        return cache.xc.partials(self._density(cache, list(dms), hermi=1)[:, 0])
 
     def _density(self, cache: _GridCache, channels: list[np.ndarray], hermi: int) -> np.ndarray:
         mol, grids = cache.mol, cache.grids

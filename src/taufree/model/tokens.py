@@ -169,8 +169,7 @@ class TokenMap:
         ``x`` (n_block, n_scalars + 8 n_directed) of the tiles' points.
         """
         x = nn.functional.hardshrink(x, SUBNORMAL)
-        x = torch.cat([x, x.new_zeros((tiles.stop - tiles.start) * TILE - len(x), x.shape[1])])
-        x = x.unflatten(0, (-1, TILE)).mT.contiguous()  # (n_tiles, n_values, TILE)
+        x = self._tiled(x, tiles)
         if self._compiled:
             arguments = *self._arguments(tiles, x.dtype), x.numpy(), n_directed, self.n_tokens
             scalars, tensors = kernels.gather(*arguments)
@@ -193,12 +192,50 @@ class TokenMap:
         else:
             f = z.new_zeros(n_tiles, n_scalars + 8 * y.shape[2], TILE)
             for tile, token, phi in self._features(tiles, z.dtype):
-                pairs = zip(
-                    self._higher(phi), y[token].split(self.config.n_radial[1:], 1), strict=True
-                )
-                tensors = [torch.einsum("pnmi,pnk->pmki", a, b).flatten(1, 2) for a, b in pairs]
-                f.index_add_(0, tile, torch.cat([z[token].mT @ phi, *tensors], 1))
+                f.index_add_(0, tile, self._read(phi, z[token], y[token]))
         return f.mT.flatten(0, 1)[: self.n_points - tiles.start * TILE]
+
+    def motion(self, x: Tensor, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Derivatives of Σ x Φ (z, y) when points, tokens or the cell move.
+
+        ``x`` (n_points, n_scalars + 8 n_directed), ``z`` and ``y`` as in `to_points`.
+
+        Returns
+        -------
+        By r_j, (n_points, 3); by R_A, (n_tokens, 3), images with their token; and by ε for
+        r → (1 + ε) r of points, tokens and lattice together, (3, 3). All in float64.
+        """
+        x, z, y = x.double(), z.double(), y.double()
+        d_points, d_tokens = x.new_zeros(self.n_points, 3), x.new_zeros(self.n_tokens, 3)
+        strain = x.new_zeros(3, 3)
+        for points, tiles in self.blocks():
+            x_tiles = self._tiled(x[points], tiles)
+            force = x_tiles.new_zeros(len(x_tiles), 3, TILE)
+            first, last = (int(self.pointer[t]) for t in (tiles.start, tiles.stop))
+            for start in range(first, last, PAIRS // 16):  # autograd keeps what it went through
+                pairs = slice(start, min(start + PAIRS // 16, last))
+                tile, token = self.tile[pairs] - tiles.start, self.token[pairs]
+                r = self.points[self.tile[pairs]] - self.position[pairs, :, None]
+                with torch.enable_grad():
+                    phi = gaussian_features(r.requires_grad_(), self.config)
+                    read = self._read(phi, z[token], y[token])
+                (d_r,) = torch.autograd.grad(read, r, x_tiles[tile])
+                force.index_add_(0, tile, d_r)
+                d_tokens.index_add_(0, token, -d_r.sum(2))
+                strain += torch.einsum("pai,pbi->ab", d_r, r.detach())
+            d_points[points] = force.mT.flatten(0, 1)[: len(points)]
+        return d_points, d_tokens, strain
+
+    def _tiled(self, x: Tensor, tiles: slice) -> Tensor:
+        """Values of a block's points by tiles, (n_tiles, n_values, TILE), zero past the last."""
+        x = torch.cat([x, x.new_zeros((tiles.stop - tiles.start) * TILE - len(x), x.shape[1])])
+        return x.unflatten(0, (-1, TILE)).mT.contiguous()
+
+    def _read(self, phi: Tensor, z: Tensor, y: Tensor) -> Tensor:
+        """What points read of one token, (n_pairs, n_scalars + 8 n_directed, TILE)."""
+        pairs = zip(self._higher(phi), y.split(self.config.n_radial[1:], 1), strict=True)
+        tensors = [torch.einsum("pnmi,pnk->pmki", a, b).flatten(1, 2) for a, b in pairs]
+        return torch.cat([z.mT @ phi, *tensors], 1)
 
     def _higher(self, phi: Tensor) -> tuple[Tensor, Tensor]:
         """Features of l = 1 and 2, (n_pairs, n, 2l + 1, TILE)."""
