@@ -12,6 +12,7 @@ import typer
 
 from taufree.console import Report, facts, reported, stderr
 from taufree.evaluation.speed.commands import bench
+from taufree.hosts.commands import md, relax, vibrations
 
 AGAIN = "Nothing was written; the same command starts again."
 
@@ -373,6 +374,60 @@ def plot_experts(
     expert_map.save(figure, picture)
     result |= {"picture": picture}
     return Report(result, facts(result))
+
+
+@evaluate.command("geometry")
+@reported(resume="Finished molecules are kept; the same command goes on.")
+def evaluate_geometry(
+    out: Annotated[Path, typer.Argument(help="Folder that keeps finished molecules.")] = Path(
+        "geometry"
+    ),
+    model: Model = "ms2",
+    split: Split = "test",
+    name: Annotated[
+        list[str] | None, typer.Option(help="Only this molecule; may be repeated.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="So many of the smallest molecules.")] = 20,
+    frequencies: Annotated[int, typer.Option(min=0, help="Of these, with frequencies.")] = 10,
+    basis: Annotated[str, typer.Option(help="Of both functionals.")] = "def2-svp",
+    grid_level: GridLevel = 3,
+    json: Json = None,
+) -> Report:
+    """Relaxed molecules and harmonic frequencies beside the parent's."""
+    from taufree.evaluation import geometry
+
+    result = geometry.evaluate(
+        model,
+        split,
+        out=out,
+        names=name,
+        limit=limit,
+        frequencies=frequencies,
+        basis=basis,
+        level=grid_level,
+        console=stderr,
+    )
+    return Report(result, geometry.table(result))
+
+
+@evaluate.command("cells")
+@reported(resume=AGAIN)
+def evaluate_cells(
+    model: Model = "ms2",
+    kpts: Annotated[
+        tuple[int, int, int], typer.Option(metavar="N N N", min=1, help="Mesh of k-points.")
+    ] = (2, 2, 2),
+    json: Json = None,
+) -> Report:
+    """Si and MgO relaxed by their stress, beside the minimum of the equation of state."""
+    from taufree.evaluation import cells
+
+    result = cells.evaluate(model, kpts=kpts, console=stderr)
+    return Report(result, cells.table(result))
+
+
+for command in (relax, vibrations, md):
+    app.command()(command)
 
 
 @app.command()

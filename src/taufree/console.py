@@ -118,7 +118,7 @@ def _describe(error: OSError) -> str:
     return f"{where}{what}{hint}."
 
 
-def refuse_unwritable(path: Path) -> None:
+def refuse_unwritable(path: Path, option: str = "--json") -> None:
     """Say before a long calculation, not after it, that its result cannot be written.
 
     Raises
@@ -127,11 +127,11 @@ def refuse_unwritable(path: Path) -> None:
         The path is no regular file, or its folder is missing or write-protected.
     """
     if (path.exists() and not path.is_file()) or path.is_relative_to("/dev"):
-        raise UserError(f"--json {path} is a folder or a device: give the path of a file.")
+        raise UserError(f"{option} {path} is a folder or a device: give the path of a file.")
     if not path.resolve().parent.is_dir():
-        raise UserError(f"--json {path}: the folder {path.parent} is missing: make it first.")
+        raise UserError(f"{option} {path}: the folder {path.parent} is missing: make it first.")
     if not os.access(path if path.exists() else path.resolve().parent, os.W_OK):
-        raise UserError(f"--json {path} cannot be written: choose a place that is yours.")
+        raise UserError(f"{option} {path} cannot be written: choose a place that is yours.")
 
 
 def write_json(path: Path, result: Mapping[str, Any]) -> None:

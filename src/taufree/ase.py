@@ -1,0 +1,5 @@
+"""ASE: `TauFree`, a calculator for molecules and crystals."""
+
+from taufree.hosts.ase import TauFree
+
+__all__ = ["TauFree"]

@@ -1,0 +1,313 @@
+"""The ASE calculator: energies, forces and stress of molecules and crystals."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import (
+    Calculator,
+    InputError,
+    PropertyNotImplementedError,
+    ReadError,
+    SCFError,
+    all_changes,
+)
+from ase.io import jsonio
+from ase.stress import full_3x3_to_voigt_6_stress
+from ase.units import Bohr, Hartree
+from pyscf import scf
+from pyscf.pbc import scf as pbc_scf
+
+import taufree
+from taufree.data.store import write_atomic
+from taufree.errors import UnsupportedError, UserError
+from taufree.functional import Functional
+from taufree.hosts.rescue import converge
+from taufree.hosts.single_point import Settings, mean_field
+from taufree.hosts.stress import strained_stress
+
+logger = logging.getLogger("taufree.ase")
+
+
+class NotConvergedError(SCFError, UserError):
+    """No step of the ladder converged the SCF."""
+
+
+class NoPropertyError(PropertyNotImplementedError, UnsupportedError):
+    """A property that these atoms and settings do not have."""
+
+
+class TauFree(Calculator):
+    """Deorbitalized meta-GGA through PySCF, as an ASE calculator.
+
+    Parameters
+    ----------
+    model : str, path or Functional
+        Name of a bundled model, a path, or a loaded functional.
+    parent : bool
+        Calculate the model's orbital-dependent parent instead, with the same settings.
+    basis : str, optional
+        Default: def2-tzvp for molecules, gth-dzvp-molopt-sr with its pseudopotentials for crystals.
+    charge : int, optional
+        Default: the sum of the atoms' initial charges.
+    spin : int, optional
+        2S = N↑ − N↓, of one cell if there is one. Default: the sum of the initial magnetic moments.
+    kpts : (int, int, int), optional
+        Mesh of k-points, through Γ; crystals need one.
+    smearing : float
+        Width (eV) of the Fermi function that fills the bands of a crystal.
+    grid_level : int
+        PySCF's; for all but uniform grids.
+    density_fit : bool
+        Fit the density for the Coulomb part.
+    grid_response : bool
+        Molecules: forces include the motion of grid points and weights, so that they are the
+        derivative of the energy as it is computed, and dynamics conserves energy.
+    conv_tol : float
+        Of the energy, hartree.
+    max_memory : int, optional
+        MB.
+    restart, label, directory, atoms
+        As in ASE. With a ``label``, every result is written to ``label.json`` with the density in
+        ``label.npz``, and what the SCF did to ``label.log``; ``restart=label`` takes them up again.
+
+    Notes
+    -----
+    Every calculation starts from the last density. An SCF that does not converge climbs a ladder:
+    a fresh guess, damping, a level shift, smeared occupations, second order. What was done is in
+    ``scf_log`` and goes to the logger ``taufree.ase``. `SCFError` is raised when nothing helps.
+
+    ``energy`` is the energy extrapolated to zero smearing, ``free_energy`` what forces derive
+    from; they differ with smearing only. Stress is analytic for crystals with pseudopotentials, and
+    by differences of energies of strained cells for all electrons (12 calculations).
+    """
+
+    atoms: Any
+    implemented_properties = [  # noqa: RUF012  (ASE's way)
+        "energy", "free_energy", "forces", "stress", "dipole", "magmom", "magmoms"
+    ]  # fmt: skip
+    default_parameters: dict[str, Any] = {  # noqa: RUF012
+        "model": "ms2",
+        "parent": False,
+        "basis": None,
+        "charge": None,
+        "spin": None,
+        "kpts": None,
+        "smearing": 0.0,
+        "grid_level": 3,
+        "density_fit": True,
+        "grid_response": True,
+        "conv_tol": 1e-9,
+        "max_memory": None,
+    }
+
+    def __init__(self, **options: Any) -> None:
+        self.scf_log: list[str] = []
+        self.mf: Any = None
+        """PySCF's object of the last calculation."""
+        self._functional: Functional | None = None
+        self._density: np.ndarray | None = None
+        super().__init__(**options)
+
+    def set(self, **options: Any) -> dict[str, Any]:
+        """Change parameters; results that they would change are forgotten."""
+        unknown = options.keys() - self.default_parameters.keys()
+        if unknown:
+            raise InputError(
+                f"TauFree has no parameter {', '.join(sorted(unknown))}; it has "
+                f"{', '.join(self.default_parameters)}."
+            )
+        changed: dict[str, Any] = super().set(**options)
+        if changed:
+            self.reset()
+            self._density = None
+        if "model" in changed:
+            self._functional = None
+        return changed
+
+    def reset(self) -> None:
+        """Forget the last results; the density stays, to start from."""
+        super().reset()
+        self.mf = None
+
+    def todict(self, skip_default: bool = True) -> dict[str, Any]:
+        """Parameters, a loaded functional by its name."""
+        found: dict[str, Any] = super().todict(skip_default=skip_default)
+        if "model" in found:
+            model = found["model"]
+            found["model"] = model.name if isinstance(model, Functional) else str(model)
+        return found
+
+    @property
+    def functional(self) -> Functional:
+        """The loaded model."""
+        if self._functional is None:
+            model = self.parameters["model"]
+            self._functional = model if isinstance(model, Functional) else taufree.load_model(model)
+        return self._functional
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Any = ("energy",),
+        system_changes: Any = all_changes,
+    ) -> None:
+        """Converge the SCF if anything changed, and what is asked for beyond the energy."""
+        super().calculate(atoms, properties, system_changes)
+        if system_changes or self.mf is None:
+            self.results = {}
+            self.mf = self._converged(self.atoms)
+            self.results = _energies(self.mf)
+        for name in set(properties) - self.results.keys():
+            try:
+                self.results[name] = getattr(self, f"_{name}")()
+            except NotImplementedError as error:
+                raise NoPropertyError(f"{name}: {error}") from error
+        self._write()
+
+    def mean_field(self, atoms: Atoms) -> Any:
+        """PySCF's object for these atoms and parameters, not yet run."""
+        p = self.parameters
+        spin, charge = p["spin"], p["charge"]
+        if spin is None:
+            spin = round(abs(atoms.get_initial_magnetic_moments().sum()))
+        if charge is None:
+            charge = round(atoms.get_initial_charges().sum())
+        settings = Settings(
+            basis=p["basis"],
+            charge=charge,
+            spin=spin,
+            kpts=None if p["kpts"] is None else tuple(p["kpts"]),
+            smearing_ev=p["smearing"],
+            grid_level=p["grid_level"],
+            density_fit=p["density_fit"],
+            max_memory=p["max_memory"],
+        )
+        mf = mean_field(atoms, settings)
+        mf.conv_tol = p["conv_tol"]
+        mf.conv_tol_grad = p["conv_tol"] ** 0.5 / 10  # forces are first order in this error
+        if p["parent"]:
+            mf.xc = self.functional.parent.xc
+            return mf
+        return taufree.deorbitalize(mf, self.functional)
+
+    def _converged(self, atoms: Atoms) -> Any:
+        mf = self.mean_field(atoms)
+        guess = self._density
+        if guess is not None and guess.shape != _density_shape(mf):
+            guess = None
+        self.scf_log = []
+        converge(mf, guess, self._tell)
+        if not mf.converged:
+            raise NotConvergedError(
+                f"the SCF of {atoms.symbols} did not converge (check geometry, charge and spin): "
+                + "; ".join(self.scf_log)
+            )
+        self._density = np.asarray(mf.make_rdm1())
+        return mf
+
+    def _tell(self, line: str) -> None:
+        self.scf_log.append(line)
+        logger.info(line)
+        if self.prefix:
+            with Path(f"{self.label}.log").open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+
+    # --- properties, by ASE's names and in ASE's units
+
+    def _forces(self) -> np.ndarray:
+        if self.parameters["parent"] and self.atoms.pbc.any():
+            raise UnsupportedError(
+                "PySCF has none for crystals with a meta-GGA such as the parent; its surrogate has."
+            )
+        gradients = self.mf.Gradients()
+        if not self.atoms.pbc.any():
+            gradients.grid_response = self.parameters["grid_response"]
+        forces: np.ndarray = -gradients.kernel() * (Hartree / Bohr)
+        return forces
+
+    def _stress(self) -> np.ndarray:
+        if not self.atoms.pbc.any():
+            raise UnsupportedError("a molecule has no cell.")
+        if self.mf.cell._pseudo:
+            stress = self.mf.Gradients().get_stress() * (Hartree / Bohr**3)
+        else:
+            stress = strained_stress(self.atoms, self._free_energy_of)
+        found: np.ndarray = full_3x3_to_voigt_6_stress((stress + stress.T) / 2)
+        return found
+
+    def _free_energy_of(self, atoms: Atoms) -> float:
+        mf = converge(self.mean_field(atoms), self._density, self._tell)
+        if not mf.converged:
+            raise NotConvergedError(f"the SCF of a strained {atoms.symbols} did not converge.")
+        return _energies(mf)["free_energy"]
+
+    def _dipole(self) -> np.ndarray:
+        if self.atoms.pbc.any():
+            raise UnsupportedError("the dipole of a crystal is not defined by its density.")
+        moment: np.ndarray = self.mf.dip_moment(unit="AU", verbose=0) * Bohr
+        return moment
+
+    def _magmom(self) -> float:
+        return float(self._magmoms().sum())
+
+    def _magmoms(self) -> np.ndarray:
+        """Mulliken spin populations."""
+        return spin_populations(self.mf)
+
+    # --- files
+
+    def _write(self) -> None:
+        if not self.prefix:
+            return
+        state = {"atoms": self.atoms, "parameters": self.todict(), "results": self.results}
+        write_atomic(Path(f"{self.label}.json"), jsonio.encode(state).encode())
+        if self._density is not None:
+            np.savez(f"{self.label}.npz", density=self._density)
+
+    def read(self, label: str) -> None:
+        """Take up what a calculator with this label wrote."""
+        super().read(label)
+        path = Path(f"{self.label}.json")
+        try:
+            state = jsonio.decode(path.read_text("utf-8"))
+            self.parameters = self.get_default_parameters()
+            self.parameters.update(state["parameters"])
+            self.atoms, self.results = state["atoms"], state["results"]
+            with np.load(f"{self.label}.npz") as file:
+                self._density = file["density"]
+        except (OSError, ValueError, KeyError) as error:
+            raise ReadError(f"{path} is no complete result of TauFree: {error}") from error
+
+
+def _density_shape(mf: Any) -> tuple[int, ...]:
+    shape: tuple[int, ...] = mf.mol.nao, mf.mol.nao
+    if hasattr(mf, "kpts"):
+        shape = len(mf.kpts), *shape
+    unrestricted = isinstance(mf, scf.uhf.UHF | pbc_scf.kuhf.KUHF)
+    return (2, *shape) if unrestricted else shape
+
+
+def _energies(mf: Any) -> dict[str, float]:
+    """Energy without smearing, and the one that forces derive from; eV."""
+    free = getattr(mf, "e_free", None)
+    zero = getattr(mf, "e_zero", None)
+    energy = mf.e_tot if zero is None else zero
+    return {"energy": energy * Hartree, "free_energy": (energy if free is None else free) * Hartree}
+
+
+def spin_populations(mf: Any) -> np.ndarray:
+    """Mulliken N↑ − N↓ of every atom, (n_atoms,); zero without unpaired electrons."""
+    cell = hasattr(mf, "kpts")
+    dm = np.asarray(mf.make_rdm1())
+    if dm.ndim == (3 if cell else 2):
+        return np.zeros(mf.mol.natm)
+    product = (dm[0] - dm[1]) * np.asarray(mf.get_ovlp()).swapaxes(-1, -2)
+    by_orbital = product.sum(-1).real
+    by_orbital = by_orbital.mean(0) if cell else by_orbital
+    slices = mf.mol.aoslice_by_atom()[:, 2:]
+    return np.array([by_orbital[first:last].sum() for first, last in slices])

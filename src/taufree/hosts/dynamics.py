@@ -1,0 +1,202 @@
+"""What nuclei do under a calculator: find a minimum, vibrate, move. ASE does the work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms, units
+from ase.filters import FrechetCellFilter
+from ase.io import Trajectory, read, write
+from ase.md.velocitydistribution import Stationary, ZeroRotation
+from ase.md.verlet import VelocityVerlet
+from ase.optimize import BFGS
+from ase.vibrations import Vibrations
+
+from taufree.errors import UserError
+
+Progress = Callable[[int, str], None]
+"""Called after every step with its number and a line on what it gave."""
+
+
+def silent(step: int, line: str) -> None:
+    """No progress."""
+
+
+def relax(
+    atoms: Atoms,
+    out: Path,
+    *,
+    cell: bool = False,
+    fmax: float = 0.01,
+    steps: int = 200,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Move atoms, and with ``cell`` the cell too, until no force is larger than ``fmax`` (eV/Å).
+
+    ``atoms`` has a calculator and is changed in place. Every step goes to ``out`` (ASE's .traj),
+    the last one also to a file beside it, .xyz with forces and cell.
+    """
+    start = atoms.copy()
+    target: Any = FrechetCellFilter(atoms) if cell else atoms
+    optimizer = BFGS(target, trajectory=str(out), logfile=None)
+
+    def tell() -> None:
+        force = _largest(atoms.get_forces())
+        energy = atoms.get_potential_energy()
+        progress(optimizer.nsteps, f"{energy:16.6f} eV  largest force {force:8.4f} eV/Å")
+
+    optimizer.attach(tell)
+    converged = optimizer.run(fmax=fmax, steps=steps)
+    final = out.with_suffix(".xyz")
+    write(final, atoms, format="extxyz")
+    result: dict[str, Any] = {
+        "converged": bool(converged),
+        "steps": optimizer.nsteps,
+        "energy_ev": float(atoms.get_potential_energy()),
+        "largest_force_ev_per_angstrom": _largest(atoms.get_forces()),
+        "largest_move_angstrom": _largest(atoms.positions - start.positions),
+        "file": str(final),
+        "trajectory": str(out),
+    }
+    if cell:
+        result |= {
+            "volume_angstrom3": float(atoms.get_volume()),
+            "cell_lengths_angstrom": atoms.cell.lengths().tolist(),
+            "cell_angles_degree": atoms.cell.angles().tolist(),
+            "largest_stress_gpa": float(np.abs(atoms.get_stress()).max() / units.GPa),
+        }
+    return result
+
+
+def vibrations(
+    atoms: Atoms, folder: Path, *, delta: float = 0.01, progress: Progress = silent
+) -> dict[str, Any]:
+    """Harmonic frequencies by central differences of forces at displacements ``delta`` (Å).
+
+    ``folder`` keeps every displacement: an interrupted calculation goes on there. The six modes of
+    smallest frequency, five of a linear molecule, three of a crystal, are motion as a whole and are
+    left out of the zero-point energy. Imaginary frequencies are given as negative numbers.
+    """
+    work = _Counted(atoms, name=str(folder), delta=delta)
+    work.progress = progress
+    work.clean(empty_files=True)  # what an interruption left
+    work.run()
+    modes = work.get_frequencies()  # cm⁻¹; imaginary ones are imaginary numbers
+    frequencies = np.sort(modes.real - modes.imag)
+    rigid = _rigid_modes(atoms)
+    order = np.argsort(np.abs(frequencies))
+    internal = np.sort(frequencies[order[rigid:]])
+    positive = internal[internal > 0]
+    return {
+        "frequencies_cm": internal.tolist(),
+        "rigid_cm": np.sort(frequencies[order[:rigid]]).tolist(),
+        "imaginary": int((internal < 0).sum()),
+        "zero_point_energy_ev": float(positive.sum() / 2 * units.invcm),
+        "largest_force_ev_per_angstrom": _largest(atoms.get_forces()),
+        "folder": str(folder),
+    }
+
+
+class _Counted(Vibrations):
+    progress: Progress
+    done = 0
+
+    def calculate(self, atoms: Atoms, disp: Any) -> dict[str, Any]:
+        result: dict[str, Any] = super().calculate(atoms, disp)
+        self.done += 1
+        self.progress(self.done, f"displacement {disp.name}")
+        return result
+
+
+def _rigid_modes(atoms: Atoms) -> int:
+    if atoms.pbc.any():
+        return 3
+    moments = np.linalg.eigvalsh(np.cov(atoms.positions.T)) if len(atoms) > 1 else np.zeros(3)
+    return 3 if len(atoms) == 1 else 5 if moments[1] < 1e-6 else 6  # Å²: on a line
+
+
+def molecular_dynamics(
+    atoms: Atoms,
+    out: Path,
+    *,
+    steps: int,
+    timestep_fs: float = 0.5,
+    temperature: float = 300.0,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """NVE dynamics by velocity Verlet; every step goes to ``out`` (ASE's .traj).
+
+    Velocities are drawn once for ``temperature`` (K) unless ``atoms`` has some; the whole does not
+    move nor, if it is neither linear nor periodic, turn. If ``out`` is there, begun from the same atoms, dynamics goes on from its last
+    step until there are ``steps`` of them.
+
+    Raises
+    ------
+    UserError
+        ``out`` belongs to something else.
+    """
+    done, energies = _take_up(atoms, out, timestep_fs)
+    if not done and not atoms.get_momenta().any():
+        rng = np.random.default_rng(seed)
+        spread = np.sqrt(units.kB * temperature * atoms.get_masses())
+        atoms.set_momenta(spread[:, None] * rng.standard_normal((len(atoms), 3)))
+        Stationary(atoms)
+        if _rigid_modes(atoms) == 6:
+            ZeroRotation(atoms)
+    with Trajectory(str(out), "a" if done else "w", atoms) as trajectory:
+        dynamics = VelocityVerlet(atoms, timestep=timestep_fs * units.fs)
+
+        def tell() -> None:
+            step = max(done - 1, 0) + dynamics.nsteps
+            if step < len(energies):
+                return  # the step that is taken up again
+            energies.append(atoms.get_potential_energy() + atoms.get_kinetic_energy())
+            atoms.info["timestep_fs"] = timestep_fs
+            trajectory.write()
+            progress(step, f"{energies[-1]:16.6f} eV  {atoms.get_temperature():7.1f} K")
+
+        dynamics.attach(tell)
+        if steps + 1 > len(energies):
+            dynamics.run(steps + 1 - max(done, 1))
+    drift = (np.array(energies) - energies[0]) / len(atoms) / units.Hartree
+    return {
+        "steps": len(energies) - 1,
+        "timestep_fs": timestep_fs,
+        "energy_ev": float(energies[-1]),
+        "temperature_k": float(atoms.get_temperature()),
+        "drift_hartree_per_atom": float(drift[-1]),
+        "largest_drift_hartree_per_atom": float(np.abs(drift).max()),
+        "trajectory": str(out),
+    }
+
+
+def _take_up(atoms: Atoms, out: Path, timestep_fs: float) -> tuple[int, list[float]]:
+    """Frames of an interrupted run and their energies; ``atoms`` gets the last one's state."""
+    if not out.exists() or not out.stat().st_size:
+        return 0, []
+    try:
+        frames: Any = read(out, index=":")
+    except Exception as error:  # whatever ASE's reader stumbles over
+        raise UserError(f"{out} is no trajectory of ASE's: remove it or choose another.") from error
+    first = frames[0]
+    same = (
+        np.array_equal(first.numbers, atoms.numbers)
+        and np.allclose(first.positions, atoms.positions, atol=1e-8)
+        and first.info.get("timestep_fs") == timestep_fs
+    )
+    if not same:
+        raise UserError(
+            f"{out} was begun from other atoms or with another time step: remove it, or choose "
+            "another file for the trajectory."
+        )
+    atoms.positions, last = frames[-1].positions, frames[-1]
+    atoms.set_momenta(last.get_momenta())
+    return len(frames), [f.get_potential_energy() + f.get_kinetic_energy() for f in frames]
+
+
+def _largest(vectors: np.ndarray) -> float:
+    return float(np.linalg.norm(vectors, axis=1).max())

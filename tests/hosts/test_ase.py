@@ -1,0 +1,252 @@
+"""The ASE calculator: units, properties, states, files and what it does when an SCF is hard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import molecule
+from ase.calculators.calculator import (
+    InputError,
+    PropertyNotImplementedError,
+    ReadError,
+    SCFError,
+)
+from ase.units import Bohr, Debye, Hartree
+
+from networks import random_functional
+from taufree.ase import TauFree
+from taufree.errors import UserError
+from taufree.functional import Functional
+from taufree.hosts import dynamics, rescue
+from taufree.hosts.stress import strained_stress
+
+SETTINGS: dict[str, Any] = {"basis": "sto-3g", "grid_level": 0, "conv_tol": 1e-10}
+FORCE = 1e-4  # eV/Å, of differences of energies at ±0.001 Å
+
+
+@pytest.fixture(scope="module")
+def functional() -> Functional:
+    return random_functional(roughness=1.0)
+
+
+@pytest.fixture
+def hydrogen(functional: Functional) -> Atoms:
+    return Atoms("H2", [[0, 0, 0], [0, 0, 0.8]], calculator=TauFree(model=functional, **SETTINGS))
+
+
+@pytest.fixture(scope="module")
+def water(functional: Functional) -> Atoms:
+    """Calculated once; tests read it."""
+    atoms = molecule("H2O")
+    atoms.calc = TauFree(model=functional, **SETTINGS)
+    atoms.get_potential_energy()
+    return atoms
+
+
+def test_units(water: Atoms) -> None:
+    mf = water.calc.mf
+    assert water.get_potential_energy() == pytest.approx(mf.e_tot * Hartree)
+    assert water.get_potential_energy(force_consistent=True) == water.get_potential_energy()
+    debye = mf.dip_moment(unit="Debye", verbose=0)
+    np.testing.assert_allclose(water.get_dipole_moment() / Debye, debye, rtol=1e-5)
+    gradient = mf.Gradients().set(grid_response=True).kernel()
+    np.testing.assert_allclose(water.get_forces(), -gradient * Hartree / Bohr, atol=1e-12)
+
+
+def test_forces_are_those_of_the_energy(hydrogen: Atoms) -> None:
+    force = hydrogen.get_forces()[1, 2]
+    energies = []
+    for z in (0.801, 0.799):
+        hydrogen.positions[1, 2] = z
+        energies.append(hydrogen.get_potential_energy())
+    assert force == pytest.approx((energies[1] - energies[0]) / 0.002, abs=FORCE)
+    assert "last density" in hydrogen.calc.scf_log[0]
+
+
+def test_nothing_is_calculated_twice(hydrogen: Atoms, monkeypatch: pytest.MonkeyPatch) -> None:
+    hydrogen.get_potential_energy()
+    mf = hydrogen.calc.mf
+    hydrogen.get_forces()
+    hydrogen.get_dipole_moment()
+    assert hydrogen.calc.mf is mf
+    hydrogen.positions[1, 2] += 0.01
+    hydrogen.get_potential_energy()
+    assert hydrogen.calc.mf is not mf
+
+
+def test_changed_parameters_forget_results(hydrogen: Atoms) -> None:
+    e = hydrogen.get_potential_energy()
+    hydrogen.calc.set(basis="6-31g")
+    assert hydrogen.calc.results == {}
+    assert hydrogen.get_potential_energy() < e - 0.1
+
+
+def test_open_shells_by_initial_moments_or_by_spin(functional: Functional) -> None:
+    atoms = Atoms("OH", [[0, 0, 0], [0, 0, 0.97]], magmoms=[1, 0])
+    atoms.calc = TauFree(model=functional, **SETTINGS)
+    assert atoms.get_magnetic_moment() == pytest.approx(1)
+    assert atoms.get_magnetic_moments()[0] == pytest.approx(1, abs=0.1)
+    e = atoms.get_potential_energy()
+    bare = Atoms("OH", atoms.positions)
+    bare.calc = TauFree(model=functional, spin=1, **SETTINGS)
+    assert bare.get_potential_energy() == pytest.approx(e, abs=1e-5)
+
+
+def test_closed_shells_have_no_moments(water: Atoms) -> None:
+    np.testing.assert_array_equal(water.get_magnetic_moments(), np.zeros(3))
+
+
+def test_parent(functional: Functional) -> None:
+    atoms = Atoms("H2", [[0, 0, 0], [0, 0, 0.74]])
+    atoms.calc = TauFree(model=functional, parent=True, **SETTINGS)
+    atoms.get_potential_energy()
+    assert atoms.calc.mf.xc == "MS2" and not hasattr(atoms.calc.mf, "functional")
+    assert np.isfinite(atoms.get_forces()).all()
+
+
+def test_unknown_parameters_are_refused() -> None:
+    with pytest.raises(InputError, match="no parameter functional; it has model, parent, basis"):
+        TauFree(functional="PBE")
+
+
+def test_bad_settings_are_refused(functional: Functional) -> None:
+    atoms = molecule("H2O")
+    for options in ({"basis": "no-such-basis"}, {"spin": 1}, {"kpts": (2, 2, 2)}):
+        atoms.calc = TauFree(model=functional, **{**SETTINGS, **options})
+        with pytest.raises(UserError):
+            atoms.get_potential_energy()
+
+
+def test_stress_of_a_molecule_is_refused(water: Atoms) -> None:
+    with pytest.raises(PropertyNotImplementedError, match="no cell"):
+        water.get_stress()
+
+
+# --- files
+
+
+def test_label_writes_and_restart_takes_up(
+    functional: Functional, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    atoms = Atoms("H2", [[0, 0, 0], [0, 0, 0.8]])
+    atoms.calc = TauFree(model=functional, label="here/h2", **SETTINGS)
+    e = atoms.get_potential_energy()
+    assert "converged" in Path("here/h2.log").read_text()
+    again = TauFree(restart="here/h2", directory="here")
+    assert again.parameters["basis"] == "sto-3g"
+    assert again.get_property("energy", atoms) == e  # nothing is calculated
+    atoms.positions[1, 2] += 0.01
+    again.set(model=functional)
+    with pytest.raises(ReadError, match="no complete result"):
+        TauFree(restart="here/other")
+
+
+def test_todict_is_plain(functional: Functional) -> None:
+    assert TauFree(model=functional, spin=1).todict() == {"model": "random", "spin": 1}
+
+
+# --- rescue
+
+
+def test_an_easy_scf_takes_one_step(water: Atoms) -> None:
+    assert len(water.calc.scf_log) == 1 and "converged in" in water.calc.scf_log[0]
+
+
+def test_the_ladder_ends_at_the_same_energy(functional: Functional, water: Atoms) -> None:
+    """One cycle is not enough: the first steps fail, and the energy is what it should be."""
+    mf = water.calc.mean_field(water)
+    mf.max_cycle = 1
+    lines: list[str] = []
+    rescue.converge(mf, None, lines.append)
+    assert "did not converge in 1 cycles" in lines[0]
+    assert [line.split(":")[0] for line in lines][1].startswith("damping")
+    if mf.converged:
+        assert mf.e_tot == pytest.approx(water.calc.mf.e_tot, abs=1e-7)
+
+
+def test_an_scf_that_nothing_helps_raises(
+    functional: Functional, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    atoms = Atoms("H2", [[0, 0, 0], [0, 0, 0.8]], calculator=TauFree(model=functional, **SETTINGS))
+
+    def fails(mf: Any, guess: Any, log: Any) -> Any:
+        log("nothing helped")
+        return mf
+
+    monkeypatch.setattr("taufree.hosts.ase.converge", fails)
+    with pytest.raises(SCFError, match=r"H2 did not converge .*: nothing helped"):
+        atoms.get_potential_energy()
+
+
+# --- what ASE does with it
+
+
+class Springs(TauFree):
+    """A calculator that costs nothing: two atoms at 0.8 Å."""
+
+    def calculate(self, atoms: Any = None, properties: Any = (), system_changes: Any = ()) -> None:
+        self.atoms = atoms.copy()
+        bond = atoms.positions[1] - atoms.positions[0]
+        length = np.linalg.norm(bond)
+        force = 30 * (length - 0.8) * bond / length
+        self.results = {
+            "energy": 15 * (length - 0.8) ** 2,
+            "free_energy": 15 * (length - 0.8) ** 2,
+            "forces": np.array([force, -force]),
+        }
+
+
+@pytest.fixture
+def springs() -> Atoms:
+    return Atoms("H2", [[0, 0, 0], [0, 0, 0.9]], calculator=Springs())
+
+
+def test_relax(springs: Atoms, tmp_path: Path) -> None:
+    seen: list[int] = []
+    out = tmp_path / "h2.traj"
+    result = dynamics.relax(springs, out, fmax=1e-3, progress=lambda step, _: seen.append(step))
+    assert result["converged"] and seen == list(range(result["steps"] + 1))
+    assert springs.get_distance(0, 1) == pytest.approx(0.8, abs=1e-4)
+    assert (tmp_path / "h2.xyz").exists()
+
+
+def test_vibrations(springs: Atoms, tmp_path: Path) -> None:
+    springs.positions[1, 2] = 0.8
+    result = dynamics.vibrations(springs, tmp_path / "vib")
+    expected = np.sqrt(30 / (springs.get_masses()[0] / 2)) * 521.4709  # √(eV/Å²/u) in cm⁻¹
+    assert result["frequencies_cm"] == pytest.approx([expected], rel=1e-3)
+    assert len(result["rigid_cm"]) == 5 and result["imaginary"] == 0
+
+
+def test_dynamics_conserves_energy_and_goes_on(springs: Atoms, tmp_path: Path) -> None:
+    start = springs.positions.copy()
+    whole = dynamics.molecular_dynamics(springs, tmp_path / "whole.traj", steps=20, timestep_fs=0.1)
+    assert whole["steps"] == 20
+    assert whole["largest_drift_hartree_per_atom"] < 1e-4
+    parts = Atoms("H2", start, calculator=Springs())
+    dynamics.molecular_dynamics(parts, tmp_path / "parts.traj", steps=8, timestep_fs=0.1)
+    parts = Atoms("H2", start, calculator=Springs())
+    second = dynamics.molecular_dynamics(parts, tmp_path / "parts.traj", steps=20, timestep_fs=0.1)
+    assert second["steps"] == 20
+    np.testing.assert_allclose(parts.positions, springs.positions, atol=1e-10)
+    assert second["energy_ev"] == pytest.approx(whole["energy_ev"])
+    other = Atoms("H2", start + 0.1, calculator=Springs())
+    with pytest.raises(UserError, match="begun from other atoms"):
+        dynamics.molecular_dynamics(other, tmp_path / "parts.traj", steps=30, timestep_fs=0.1)
+
+
+def test_strained_stress() -> None:
+    """Of an energy whose strain derivative is known: E = tr(S ε) + O(ε²)."""
+    crystal = Atoms("H", cell=[3, 3, 3], pbc=True)
+    s = np.array([[1, 0.2, 0], [0.2, 2, -0.3], [0, -0.3, 3]])
+
+    def energy(atoms: Atoms) -> float:
+        strain = atoms.cell.array / 3 - np.eye(3)
+        return float((s * strain).sum() + 5 * (strain**2).sum())
+
+    np.testing.assert_allclose(strained_stress(crystal, energy), s / 27, atol=1e-12)
