@@ -131,8 +131,8 @@ def molecular_dynamics(
     """NVE dynamics by velocity Verlet; every step goes to ``out`` (ASE's .traj).
 
     Velocities are drawn once for ``temperature`` (K) unless ``atoms`` has some; the whole does not
-    move nor, if it is neither linear nor periodic, turn. If ``out`` is there, begun from the same atoms, dynamics goes on from its last
-    step until there are ``steps`` of them.
+    move nor, if it is neither linear nor periodic, turn. If ``out`` is there, begun from the same
+    atoms, dynamics goes on from its last step until there are ``steps`` of them.
 
     Raises
     ------

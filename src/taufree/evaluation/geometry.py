@@ -1,0 +1,267 @@
+"""Relaxed molecules and their frequencies beside the parent's, each with its own forces."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.neighborlist import natural_cutoffs, neighbor_list
+from ase.units import Bohr
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import track
+from rich.table import Table
+
+from taufree.ase import TauFree
+from taufree.data.splits import Split, systems_of
+from taufree.data.store import write_atomic
+from taufree.data.systems import System
+from taufree.errors import UserError
+from taufree.evaluation.self_consistent import WHICH, Run, Which, failed, fingerprint
+from taufree.functional import Functional
+from taufree.hosts import dynamics
+from taufree.model.storage import load_model
+
+FMAX = 0.003
+"""Largest force left (eV/Å): a bond of 5 eV/Å² is then within 0.001 Å of its minimum."""
+STEPS = 100
+
+
+def evaluate(
+    model: str | Functional,
+    split: Split = "test",
+    *,
+    out: Path | None = None,
+    names: Sequence[str] | None = None,
+    limit: int = 20,
+    frequencies: int = 10,
+    basis: str = "def2-svp",
+    level: int = 3,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Relax the smallest G2 molecules of a split with a model and with its parent.
+
+    Both start from the tabulated geometry, density-fitted, with analytic forces that include the
+    motion of the grid. Bonds and angles are those of the tabulated structure; differences are taken
+    where both converged. Frequencies are harmonic, each at the minimum of its own functional.
+
+    Parameters
+    ----------
+    model : str or Functional
+        Name of a bundled model, a path, or a loaded functional.
+    split : "train", "validation" or "test"
+    out : Path, optional
+        Folder that keeps every finished calculation: an interrupted evaluation goes on there, and
+        another model's evaluation takes over the parent's results.
+    names : sequence of str, optional
+        Only these molecules of the split.
+    limit, frequencies : int
+        So many of the smallest molecules, and of these so many with frequencies.
+    basis, level
+        One basis and PySCF grid level for both functionals.
+    console : Console, optional
+        Where progress is shown.
+
+    Returns
+    -------
+    dict
+        ``molecules``: a list with ``name``, the two runs (``converged``, ``steps``,
+        ``energy_ev``, ``bonds_angstrom``, ``angles_degree``, ``frequencies_cm`` or null) and the
+        mean absolute differences ``bond_angstrom``, ``angle_degree``, ``frequency_cm``.
+        ``summary``: mean and largest absolute differences over all bonds, angles and modes.
+
+    Raises
+    ------
+    UserError
+        No such molecule.
+    """
+    functional = load_model(model) if isinstance(model, str) else model
+    systems = _chosen(split, names)[:limit]
+    store = _Store(out, functional, basis, level)
+    lines = []
+    bar = track(systems, "relaxing", console=console, disable=console is None)
+    for n, system in enumerate(bar):
+        runs: dict[str, Run] = {w: store.run(system, w, n < frequencies) for w in WHICH}
+        lines.append({"name": system.name, **runs, **_differences(runs)})
+    return {
+        "model": functional.name,
+        "parent": functional.parent.xc,
+        "split": split,
+        "basis": basis,
+        "grid_level": level,
+        "fmax_ev_per_angstrom": FMAX,
+        "summary": summary(lines),
+        "molecules": lines,
+    }
+
+
+def _chosen(split: Split, names: Sequence[str] | None) -> list[System]:
+    found = [s for s in systems_of(split) if s.kind == "g2" and len(s.symbols) > 1]
+    if names is not None:
+        if unknown := sorted(set(names) - {s.name for s in found}):
+            raise UserError(f"{unknown[0]!r} is no G2 molecule of the {split} split.")
+        found = [s for s in found if s.name in names]
+    return sorted(found, key=lambda s: (len(s.symbols) * s.n_electrons, s.name))
+
+
+class _Store:
+    """Finished calculations, one JSON file each; the parent's in a folder of their own."""
+
+    def __init__(self, out: Path | None, functional: Functional, basis: str, level: int) -> None:
+        self.functional, self.basis, self.level, self.out = functional, basis, level, out
+        self.folders = {
+            "parent": f"parent-{functional.parent.xc}",
+            "deorbitalized": f"model-{fingerprint(functional)[:12]}",
+        }
+
+    def run(self, system: System, which: Which, with_frequencies: bool) -> Run:
+        path = self._path(system, which, with_frequencies)
+        if path is not None and path.is_file():
+            with suppress(ValueError):  # damaged: calculate it again
+                return json.loads(path.read_text("utf-8"))
+        run = relaxed(
+            system,
+            self.functional,
+            parent=which == "parent",
+            basis=self.basis,
+            level=self.level,
+            with_frequencies=with_frequencies,
+        )
+        if path is not None and "error" not in run:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, json.dumps(run, indent=1).encode())
+        return run
+
+    def _path(self, system: System, which: Which, with_frequencies: bool) -> Path | None:
+        if self.out is None:
+            return None
+        settings = repr((system, self.basis, self.level, FMAX, with_frequencies))
+        key = hashlib.sha256(settings.encode()).hexdigest()[:12]
+        return self.out / self.folders[which] / f"{system.name}-{key}.json"
+
+
+def relaxed(
+    system: System,
+    functional: Functional,
+    *,
+    parent: bool,
+    basis: str,
+    level: int,
+    with_frequencies: bool,
+) -> Run:
+    """One molecule at its minimum, and its frequencies there."""
+    start = time.perf_counter()
+    atoms = Atoms(system.symbols, np.array(system.positions) * Bohr)
+    internal = internals(atoms)
+    atoms.calc = TauFree(
+        model=functional, parent=parent, basis=basis, grid_level=level,
+        charge=system.charge, spin=system.spin, conv_tol=1e-10,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            run = dynamics.relax(atoms, Path(folder) / "relax.traj", fmax=FMAX, steps=STEPS)
+            modes = None
+            if with_frequencies and run["converged"]:
+                modes = dynamics.vibrations(atoms, Path(folder) / "vib")["frequencies_cm"]
+        except Exception as error:  # one molecule's trouble is not the others'
+            return failed(error)
+    return {
+        "converged": run["converged"],
+        "steps": run["steps"],
+        "energy_ev": run["energy_ev"],
+        "positions_angstrom": atoms.positions.tolist(),
+        "bonds_angstrom": [atoms.get_distance(*pair) for pair in internal[0]],
+        "angles_degree": [atoms.get_angle(*triple) for triple in internal[1]],
+        "frequencies_cm": modes,
+        "wall_s": time.perf_counter() - start,
+    }
+
+
+def internals(atoms: Atoms) -> tuple[list[tuple[int, int]], list[tuple[int, int, int]]]:
+    """Bonds by covalent radii, and the angles between bonds of one atom."""
+    i, j = neighbor_list("ij", atoms, natural_cutoffs(atoms, mult=1.2))
+    pairs = sorted((int(a), int(b)) for a, b in zip(i, j, strict=True))
+    bonds = [(a, b) for a, b in pairs if a < b]
+    angles = [(a, c, b) for c, a in pairs for d, b in pairs if c == d and a < b]
+    return bonds, angles
+
+
+QUANTITIES = {
+    "bond_angstrom": "bonds_angstrom",
+    "angle_degree": "angles_degree",
+    "frequency_cm": "frequencies_cm",
+}
+
+
+def _differences(runs: Mapping[str, Run]) -> dict[str, float | None]:
+    """Mean absolute differences of one molecule."""
+    found: dict[str, float | None] = {}
+    for name, key in QUANTITIES.items():
+        values = _both(runs, key)
+        found[name] = float(np.abs(values).mean()) if values.size else None
+    return found
+
+
+def _both(runs: Mapping[str, Any], key: str) -> np.ndarray:
+    """Differences of one molecule, deorbitalized less parent; none unless both converged."""
+    model, parent = (runs[which] for which in WHICH)
+    if not (model["converged"] and parent["converged"]):
+        return np.zeros(0)
+    if model[key] is None or parent[key] is None:
+        return np.zeros(0)
+    return np.subtract(model[key], parent[key])
+
+
+def summary(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and largest absolute differences over all bonds, angles and modes."""
+    found: dict[str, Any] = {
+        "n_molecules": len(lines),
+        "compared": sum(all(line[w]["converged"] for w in WHICH) for line in lines),
+        "not_converged": [
+            line["name"] for line in lines if not all(line[w]["converged"] for w in WHICH)
+        ],
+    }
+    for name, key in QUANTITIES.items():
+        values = np.abs(np.concatenate([np.zeros(0), *(_both(line, key) for line in lines)]))
+        found[f"n_{name}"] = len(values)
+        found[f"mean_{name}"] = float(values.mean()) if len(values) else None
+        found[f"max_{name}"] = float(values.max()) if len(values) else None
+    return found
+
+
+def table(result: dict[str, Any]) -> Table:
+    """One row a molecule, then the mean and the largest difference of all."""
+    table = Table(
+        title=f"{result['model']} beside {result['parent']}, {result['basis']}, grid level "
+        f"{result['grid_level']}: mean absolute differences",
+        title_justify="left",
+    )
+    table.add_column("molecule")
+    for column in ("steps", "parent's", "bonds\nÅ", "angles\n°", "frequencies\ncm⁻¹"):
+        table.add_column(column, justify="right")
+    for line in result["molecules"]:
+        steps = [
+            str(line[w]["steps"]) if line[w]["converged"] else line[w].get("error", "NO")
+            for w in WHICH
+        ]
+        table.add_row(escape(line["name"]), *map(escape, steps), *_cells(line, ""))
+    table.add_section()
+    for what, prefix in (("mean", "mean_"), ("largest", "max_")):
+        table.add_row(what, "", "", *_cells(result["summary"], prefix))
+    found = result["summary"]
+    table.caption = f"both relaxed: {found['compared']} of {found['n_molecules']}"
+    return table
+
+
+def _cells(numbers: Mapping[str, Any], prefix: str) -> list[str]:
+    forms = {"bond_angstrom": ".4f", "angle_degree": ".2f", "frequency_cm": ".1f"}
+    values = {name: numbers[prefix + name] for name in forms}
+    return ["–" if v is None else format(v, forms[name]) for name, v in values.items()]
