@@ -82,8 +82,9 @@ class TauFree(Calculator):
     ``scf_log`` and goes to the logger ``taufree.ase``. `SCFError` is raised when nothing helps.
 
     ``energy`` is the energy extrapolated to zero smearing, ``free_energy`` what forces derive
-    from; they differ with smearing only. Stress is analytic for crystals with pseudopotentials, and
-    by differences of energies of strained cells for all electrons (12 calculations).
+    from; they differ with smearing only. Forces of crystals are without the net force, an error of
+    the grid. Stress is analytic for crystals with pseudopotentials, and by differences of energies
+    of strained cells for all electrons (12 calculations).
     """
 
     atoms: Any
@@ -225,10 +226,11 @@ class TauFree(Calculator):
                 "PySCF has none for crystals with a meta-GGA such as the parent; its surrogate has."
             )
         gradients = self.mf.Gradients()
-        if not self.atoms.pbc.any():
+        crystal = self.atoms.pbc.any()
+        if not crystal:
             gradients.grid_response = self.parameters["grid_response"]
         forces: np.ndarray = -gradients.kernel() * (Hartree / Bohr)
-        return forces
+        return forces - forces.mean(0) if crystal else forces
 
     def _stress(self) -> np.ndarray:
         if not self.atoms.pbc.any():

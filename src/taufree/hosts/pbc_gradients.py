@@ -1,7 +1,9 @@
 """Forces and stress of crystals: PySCF's own for a GGA, with what the surrogate adds to them.
 
-Points of the uniform grid stay where they are when nuclei move, and move with the cell under
-strain, r → (1 + ε) r. In both cases the derivative is that of the energy as it is computed.
+Points of a grid stay where they are when nuclei move, and move with the cell under strain,
+r → (1 + ε) r. On a uniform grid these are the derivatives of the energy as it is computed. On
+Becke's, whose points follow their atoms, they are what PySCF's convention without grid response is
+for molecules: derivatives up to the error of the grid.
 """
 
 from __future__ import annotations
@@ -13,12 +15,17 @@ import numpy as np
 from pyscf.grad import rks
 from pyscf.pbc import dft
 from pyscf.pbc.df.fft import FFTDF
-from pyscf.pbc.grad import krks_stress, kuks_stress
+from pyscf.pbc.dft.numint import eval_ao_kpts
+from pyscf.pbc.grad import krks_stress, kuks_stress, rks_stress
 from pyscf.pbc.lib.kpts import KPoints
 
 from taufree.errors import UnsupportedError
 from taufree.hosts.exchange_correlation import Partials
 
+SECOND = np.array([[1, 4, 5, 6], [2, 5, 7, 8], [3, 6, 8, 9]])
+"""Where PySCF keeps ∂_b of φ, ∂_xφ, ∂_yφ, ∂_zφ, for b = x, y, z."""
+BLOCK_MB = 100
+"""Memory of orbital values and their derivatives at a time."""
 GGA_FACTORS = np.array([[0.5], [1], [1], [1]])
 """Of ∂E/∂ρ and ∂E/∂∇ρ when bra and ket are added at the end."""
 
@@ -58,7 +65,7 @@ class DeorbitalizedKGradients:
     def get_veff(self, dm: Any = None, kpts: Any = None) -> np.ndarray:
         """Derivative of Coulomb and exchange-correlation matrices, (3, [2,] n_k, nao, nao)."""
         if self.grid_response:
-            raise UnsupportedError("The uniform grid of a crystal does not move: no grid_response.")
+            raise UnsupportedError("grid_response is not available for crystals: use a finer grid.")
         dm = np.asarray(self.base.make_rdm1() if dm is None else dm)
         coulomb = self.get_j(dm, self.base.kpts)
         partials = self._partials(dm)
@@ -82,36 +89,46 @@ class DeorbitalizedKGradients:
 
     def get_stress(self) -> np.ndarray:
         """(1/V) ∂E/∂ε, (3, 3), hartree/bohr³."""
-        base = self.base.copy()
-        dm = np.asarray(base.make_rdm1())
-        partials = self._partials(dm)
-        cache = base._numint._cache
-        rho = cache.density(dm.reshape(-1, 1, *dm.shape[-3:]))[:, 0, 0].sum(0)
-        base._numint = copy.copy(base._numint)
-        base._numint.eval_xc_eff = _Frozen(partials, cache.xc.weights, rho)
-        gradients = copy.copy(self)
-        gradients.base = base
+        dm = np.asarray(self.base.make_rdm1())
+        without_xc = copy.copy(self)
+        without_xc.base = self.base.copy()
+        without_xc.base.grids = dft.UniformGrids(self.cell)
+        without_xc.base._numint = copy.copy(self.base._numint)
+        without_xc.base._numint.eval_xc_eff = _no_xc
         stress = krks_stress if dm.ndim == 3 else kuks_stress
-        found: np.ndarray = stress.kernel(gradients) + partials.strain / self.cell.vol
+        found: np.ndarray = stress.kernel(without_xc) + self._xc_stress(dm)
         return found
+
+    def _xc_stress(self, dm: np.ndarray) -> np.ndarray:
+        """Of basis functions and points, of the weights (that grow as the cell) and of tokens."""
+        partials = self._partials(dm)
+        cell, kpts, grids = self.cell, self.base.kpts, self.base.grids
+        strain = partials.strain + np.eye(3) * float(grids.weights @ partials.weights)
+        block = max(1, int(BLOCK_MB * 1e6 / (46 * 16 * cell.nao * len(kpts))))
+        for start in range(0, len(grids.weights), block):
+            part = slice(start, start + block)
+            coords = np.ascontiguousarray(grids.coords[part])
+            values = eval_ao_kpts(cell, coords, kpts, deriv=2)
+            strained = rks_stress._eval_ao_strain_derivatives(cell, coords, kpts, deriv=1)
+            for k, (ao, by_strain) in enumerate(zip(values, strained, strict=True)):
+                # ∂_b of φ and of ∂_aφ, times r_c: points move too
+                motion = np.einsum("bnjm,jc->bcnjm", ao[SECOND], coords)
+                moved = by_strain + motion  # (3, 3, 4, n_block, nao): by ε_bc of φ, ∇φ
+                for s, d in enumerate(dm.reshape(-1, *dm.shape[-3:])[:, k]):
+                    wv = partials.values[s, :, part]
+                    c = ao[:4] @ d  # (4, n_block, nao)
+                    bra = np.einsum("njm,nj->jm", c, wv)
+                    out = np.einsum("bcjm,jm->bc", moved[:, :, 0], bra.conj())
+                    ket = c[0][None] * wv[1:, :, None]
+                    out += np.einsum("bcnjm,njm->bc", moved[:, :, 1:], ket.conj())
+                    strain += 2 / len(kpts) * out.real
+        return strain / cell.vol
 
     def _partials(self, dm: np.ndarray) -> Partials:
         self.base._numint.check(self.base.xc)
         return self.base._numint.partials(self.cell, self.base.grids, self.base.kpts, dm)
 
 
-class _Frozen:
-    """In place of libxc, what E_xc of the whole density gives at each point.
-
-    PySCF's stress asks for energies per electron and derivatives, of one density on all points, and
-    takes Σ_j ρ_j ε_j w_j as what the growth of the weights adds: here that is Σ_j w_j ∂E/∂w_j.
-    """
-
-    def __init__(self, partials: Partials, weights: np.ndarray, rho: np.ndarray) -> None:
-        self.exc = np.divide(partials.weights, rho, out=np.zeros_like(rho), where=rho > 0)
-        vxc = partials.values / weights
-        self.vxc = vxc[0] if len(vxc) == 1 else vxc
-
-    def __call__(self, xc_code: str, rho: np.ndarray, *args: Any, **kwargs: Any) -> Any:
-        assert rho.shape[-1] == len(self.exc), "all points at once"
-        return self.exc, self.vxc, None, None
+def _no_xc(xc_code: str, rho: np.ndarray, *args: Any, **kwargs: Any) -> Any:
+    """In place of libxc: energies per electron and derivatives that are all zero."""
+    return np.zeros(rho.shape[-1]), np.zeros_like(rho), None, None
