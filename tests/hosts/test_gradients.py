@@ -14,6 +14,7 @@ from pyscf import dft, gto
 import taufree
 from networks import random_functional
 from reference import hydroxyl_radical, water_molecule
+from taufree.errors import UnsupportedError
 from taufree.functional import Functional
 from taufree.hosts.gradients import xc_gradient
 
@@ -139,6 +140,12 @@ def test_scanner_and_single_precision(functional: Functional) -> None:
     fresh = kohn_sham(Functional(single), there, "RKS")
     assert energy == pytest.approx(fresh.kernel(), abs=1e-5)  # weights rounded to float32
     np.testing.assert_allclose(gradient, fresh.Gradients().kernel(), atol=2e-5)
+
+
+def test_a_potential_that_is_not_the_derivative_gives_no_forces(functional: Functional) -> None:
+    mf = taufree.deorbitalize(dft.RKS(water_molecule("sto-3g")), functional, potential="gks")
+    with pytest.raises(UnsupportedError, match="use potential='ks'"):
+        mf.nuc_grad_method()
 
 
 @pytest.mark.slow

@@ -93,6 +93,11 @@ class Deorbitalized:
         from taufree.hosts.gradients import deorbitalized
         from taufree.hosts.pbc_gradients import refuse_unsupported
 
+        if self.potential != "ks":
+            raise UnsupportedError(
+                f"Forces do not follow from potential={self.potential!r}, which is not the "
+                "derivative of the energy; use potential='ks'."
+            )
         if hasattr(self, "cell"):
             refuse_unsupported(self)
         return deorbitalized(super().Gradients())  # type: ignore[misc]
