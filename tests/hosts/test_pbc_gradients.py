@@ -21,6 +21,8 @@ FORCE = 2e-6
 """Hartree per bohr: five-point differences, an SCF converged to 1e-11, lattice sums to 1e-8."""
 STRESS = 2e-6
 """Of the energy (hartree) by strain; PySCF differentiates integrals numerically."""
+QUADRATURE = 1e-4
+"""Of either: Becke's grid level 2, whose points do not move with the nuclei here."""
 LATTICE = np.array([[4.0, 0.2, 0], [0, 4.5, 0.1], [0.3, 0, 4.2]])
 POSITIONS = np.array([[0.1, 0, 0.2], [0.3, 0.2, 1.6]])
 
@@ -89,6 +91,23 @@ def test_stress(functional: Functional, kind: str, crystal: Any) -> None:
     numeric = derivative(energy)
     assert abs(numeric) > 1e-3
     assert np.vdot(stress, strain) * crystal.cell.vol == pytest.approx(numeric, abs=STRESS)
+
+
+def test_beckes_grid_gives_the_same(functional: Functional, kind: str, crystal: Any) -> None:
+    """Two quadratures of one functional; the mesh of Coulomb integrals stays the same."""
+    if kind == "KUKS":
+        pytest.skip("the same code")
+    mf = dft.KRKS(crystal.cell, crystal.kpts)
+    mf.grids = dft.BeckeGrids(crystal.cell)
+    mf.grids.level = 2
+    mf = taufree.deorbitalize(mf, functional)
+    mf.kernel(dm0=crystal.make_rdm1())
+    forces, stress = mf.Gradients().kernel(), mf.Gradients().get_stress()
+    np.testing.assert_allclose(forces, crystal.Gradients().kernel(), atol=QUADRATURE)
+    volume = crystal.cell.vol
+    np.testing.assert_allclose(
+        stress * volume, crystal.Gradients().get_stress() * volume, atol=QUADRATURE
+    )
 
 
 def test_what_pyscf_cannot_differentiate_is_refused(functional: Functional) -> None:
