@@ -432,6 +432,26 @@ for command in (relax, vibrations, md):
 
 @app.command()
 @reported(resume=AGAIN)
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder of results, the --json files.")],
+    page: Annotated[Path, typer.Option("--out", metavar="FILE", help="The page.")] = Path(
+        "report.html"
+    ),
+    log: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="log.jsonl of a training run; may be repeated."),
+    ] = None,
+    json: Json = None,
+) -> Report:
+    """All results of a folder on one HTML page: tables, figures, learning curves."""
+    from taufree.evaluation.report import write_report
+
+    result = write_report(folder, page, log or ())
+    return Report(result, facts(result))
+
+
+@app.command()
+@reported(resume=AGAIN)
 def info(json: Json = None) -> Report:
     """Versions, bundled models with their measured errors, threads and device."""
     from taufree import about

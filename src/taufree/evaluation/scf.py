@@ -69,10 +69,11 @@ def evaluate(
     dict
         ``systems``: a list with ``name``, ``formula``, ``kind``, ``basis``; ``deorbitalized`` and
         ``parent``, each with ``converged``, ``cycles``, ``energy_hartree``, ``dipole_debye`` (3),
-        ``gap_ev`` (orbital energies), ``wall_s``, or ``error`` in place of the numbers; and the
-        differences to the parent ``de_total_mha``, ``d_gap_ev``, ``d_dipole_debye`` (length of the
-        difference vector) and ``atomization_kcal``, null where there is none. ``atoms``: the same
-        of the free atoms. ``summary``: see `summary`.
+        ``gap_ev`` (orbital energies), ``energies_hartree`` (of every cycle), ``wall_s``, or
+        ``error`` in place of the numbers; and the differences to the parent ``de_total_mha``,
+        ``d_gap_ev``, ``d_dipole_debye`` (length of the difference vector) and
+        ``atomization_kcal``, null where there is none. ``atoms``: the same of the free atoms.
+        ``summary``: see `summary`.
 
     Raises
     ------

@@ -179,6 +179,8 @@ def converge(
             mf.grids.level = level
         if functional is not None:
             mf = deorbitalize(mf, functional, potential)
+        energies: list[float] = []
+        mf.callback = lambda scf: energies.append(float(scf["e_tot"]))
         start = time.perf_counter()
         if system.period:
             with _kept_integrals(mf, system, integrals):
@@ -190,6 +192,7 @@ def converge(
             "converged": bool(mf.converged),
             "cycles": int(mf.cycles),
             **(crystal_properties(mf) if system.period else _molecule_properties(mf)),
+            "energies_hartree": energies,
             "wall_s": wall,
         }
     except Exception as error:  # one system's trouble is not the others'

@@ -1,0 +1,179 @@
+"""``taufree report``: every result of a folder on one page that needs no network."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from rich.table import Table
+from rich.text import Text
+
+from taufree.console import facts
+from taufree.data.store import write_atomic
+from taufree.errors import UserError
+from taufree.evaluation import density, invariance, limits, reactions, report_figures, scf, solids
+from taufree.evaluation.density import MODEL
+
+WORST = 10
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1200px; margin: 2em auto; padding: 0 1em;
+  color: #222; }
+h1, h2 { font-weight: 600; } h2 { border-bottom: 1px solid #ccc; margin-top: 2.5em; }
+nav a { margin-right: 1em; } figure { margin: 1em 0; } figure svg { max-width: 100%; height: auto; }
+table { border-collapse: collapse; margin: 1em 0; font-size: 13px; display: block;
+  overflow-x: auto; }
+caption { text-align: left; font-weight: 600; } th, td { padding: 2px 9px; text-align: left; }
+td + td, th + th { text-align: right; } th { border-bottom: 1px solid #888; white-space: pre; }
+tr.section td { border-bottom: 1px solid #ccc; } p.note { color: #555; white-space: pre-line; }
+"""
+
+Result = dict[str, Any]
+Part = Table | Figure | None
+
+
+def write_report(folder: Path, out: Path, logs: Sequence[Path] = ()) -> dict[str, Any]:
+    """Read the results (``--json`` files) of a folder, draw them, write one HTML file.
+
+    Parameters
+    ----------
+    folder : Path
+        JSON files of ``taufree evaluate``; other commands' are listed in short.
+    out : Path
+        The page: tables, figures as SVG, nothing to fetch.
+    logs : optional
+        ``log.jsonl`` of training runs, for their learning curves.
+
+    Raises
+    ------
+    UserError
+        No results in the folder, or a file that is none.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder: give the one that holds the --json files.")
+    if not out.resolve().parent.is_dir():
+        raise UserError(f"--out {out}: the folder {out.parent} is missing: make it first.")
+    sections, names = [], []
+    for path in sorted(folder.glob("*.json")):
+        result = _read(path)
+        names.append(path.name)
+        title, parts = _section(path.stem, result)
+        sections.append((path.stem, title, "".join(map(_html, parts))))
+    if not sections:
+        raise UserError(f"{folder} holds no .json file: run taufree evaluate with --json there.")
+    for log in logs:
+        try:
+            entries = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
+        except ValueError as error:
+            raise UserError(f"{log} is no log.jsonl of taufree train.") from error
+        name = log.parent.name or log.stem
+        curve = report_figures.learning_curve(entries, name)
+        sections.append((f"log-{name}", f"Learning curve: {name}", _html(curve)))
+    links = "".join(f'<a href="#{escape(i)}">{escape(title)}</a>' for i, title, _ in sections)
+    body = "".join(
+        f'<section id="{escape(i)}"><h2>{escape(title)}</h2>{content}</section>'
+        for i, title, content in sections
+    )
+    page = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>taufree report</title>'
+        f"<style>{STYLE}</style></head><body><h1>taufree report</h1><nav>{links}</nav>{body}"
+        "</body></html>"
+    )
+    write_atomic(out.resolve(), page.encode())
+    return {"page": out, "results": names, "learning_curves": len(logs), "bytes": len(page)}
+
+
+def _read(path: Path) -> Result:
+    try:
+        result = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: take it out of the folder.") from error
+    if not isinstance(result, dict):
+        raise UserError(f"{path} is no result of taufree: take it out of the folder.")
+    return result
+
+
+def _section(name: str, result: Result) -> tuple[str, list[Part]]:
+    """Title and content of one result, told by its keys."""
+    kinds: list[tuple[str, str, Callable[[Result], list[Part]]]] = [
+        ("routing", "Errors at the parent's densities", _density),
+        ("atoms", "Self-consistent results", _scf),
+        ("crystals", "Crystals", lambda r: [solids.table(r)]),
+        ("reactions", "Barrier heights and interaction energies", _reactions),
+        ("uniform_scaling", "Exact conditions", lambda r: [limits.table(r)]),
+    ]
+    for key, title, parts in kinds:
+        if key in result:
+            return f"{title} ({name})", parts(result)
+    if "changes_mha" in str(result.get("systems", "")):
+        return f"What is lost without invariance ({name})", [invariance.table(result)]
+    plain = {k: v for k, v in result.items() if not isinstance(v, list)}
+    return name, [facts(result.get("summary") or plain)]
+
+
+def _density(result: Result) -> list[Part]:
+    def size(line: dict[str, Any]) -> float:
+        return abs(float(line["errors"][MODEL]["de_x_mha"]))
+
+    worst = Table("system", "kind", "ΔE_x\nmHa", "∫|Δe_x|\nmHa", title=f"The worst {WORST}")
+    for line in sorted(result["systems"], key=size, reverse=True)[:WORST]:
+        found = line["errors"][MODEL]
+        cells = (f"{found['de_x_mha']:+.2f}", f"{found['l1_mha']:.2f}")
+        worst.add_row(line["name"], line["kind"], *cells)
+    figures = report_figures.density_distribution(result), report_figures.density_groups(result)
+    return [*figures, worst, density.table(result)]
+
+
+def _scf(result: Result) -> list[Part]:
+    known = [line for line in result["systems"] if line["de_total_mha"] is not None]
+    worst = Table("system", "ΔE_total\nmHa", "cycles", "parent's", title=f"The worst {WORST}")
+    for line in sorted(known, key=lambda x: abs(x["de_total_mha"]), reverse=True)[:WORST]:
+        cycles = (str(line[which]["cycles"]) for which in ("deorbitalized", "parent"))
+        worst.add_row(line["name"], f"{line['de_total_mha']:+.2f}", *cycles)
+    parity = report_figures.scf_parity(result)
+    return [parity, report_figures.scf_convergence(result), worst, scf.table(result)]
+
+
+def _reactions(result: Result) -> list[Part]:
+    return [report_figures.reaction_parity(result), reactions.table(result)]
+
+
+def _html(part: Part) -> str:
+    if part is None:
+        return ""
+    return _figure(part) if isinstance(part, Figure) else _table(part)
+
+
+def _figure(figure: Figure) -> str:
+    image = io.StringIO()
+    figure.savefig(image, format="svg")
+    svg = image.getvalue()
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
+    return f"<figure>{svg[svg.index('<svg') :]}</figure>"
+
+
+def _table(table: Table) -> str:
+    """A table of the command line as HTML."""
+    head = "".join(f"<th>{_text(c.header)}</th>" for c in table.columns)
+    rows = "".join(_rows(table))
+    title = f"<caption>{_text(table.title)}</caption>" if table.title else ""
+    note = f'<p class="note">{_text(table.caption)}</p>' if table.caption else ""
+    top = f"<thead><tr>{head}</tr></thead>" if table.show_header else ""
+    return f"<table>{title}{top}<tbody>{rows}</tbody></table>{note}"
+
+
+def _rows(table: Table) -> Iterator[str]:
+    cells = zip(*(column.cells for column in table.columns), strict=True)
+    for row, values in zip(table.rows, cells, strict=True):
+        kind = ' class="section"' if row.end_section else ""
+        yield f"<tr{kind}>{''.join(f'<td>{_text(value)}</td>' for value in values)}</tr>"
+
+
+def _text(content: Any) -> str:
+    plain = Text.from_markup(content) if isinstance(content, str) else content
+    return escape(plain.plain if isinstance(plain, Text) else str(plain))
