@@ -240,6 +240,15 @@ def test_dynamics_conserves_energy_and_goes_on(springs: Atoms, tmp_path: Path) -
         dynamics.molecular_dynamics(other, tmp_path / "parts.traj", steps=30, timestep_fs=0.1)
 
 
+@pytest.mark.slow
+def test_dynamics_of_water_conserves_energy(water: Atoms, tmp_path: Path) -> None:
+    """A model that has learned nothing, on the smallest grid: what counts is that F = −dE/dR."""
+    atoms = water.copy()
+    atoms.calc = water.calc
+    found = dynamics.molecular_dynamics(atoms, tmp_path / "water.traj", steps=40)
+    assert found["largest_drift_hartree_per_atom"] < 1e-5
+
+
 def test_strained_stress() -> None:
     """Of an energy whose strain derivative is known: E = tr(S ε) + O(ε²)."""
     crystal = Atoms("H", cell=[3, 3, 3], pbc=True)

@@ -21,8 +21,8 @@ FORCE = 2e-6
 """Hartree per bohr: five-point differences, an SCF converged to 1e-11, lattice sums to 1e-8."""
 STRESS = 2e-6
 """Of the energy (hartree) by strain; PySCF differentiates integrals numerically."""
-QUADRATURE = 1e-4
-"""Of either: Becke's grid level 2, whose points do not move with the nuclei here."""
+QUADRATURE = 4e-4
+"""Of either (hartree per bohr, or by strain), 1e-3 of the largest: Becke's grid level 2, whose points do not move with the nuclei here."""
 LATTICE = np.array([[4.0, 0.2, 0], [0, 4.5, 0.1], [0.3, 0, 4.2]])
 POSITIONS = np.array([[0.1, 0, 0.2], [0.3, 0.2, 1.6]])
 
