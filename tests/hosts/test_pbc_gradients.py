@@ -22,7 +22,7 @@ FORCE = 2e-6
 STRESS = 2e-6
 """Of the energy (hartree) by strain; PySCF differentiates integrals numerically."""
 QUADRATURE = 4e-4
-"""Of either (hartree per bohr, or by strain), 1e-3 of the largest: Becke's grid level 2, whose points do not move with the nuclei here."""
+"""Hartree per bohr, or by strain: some 1e-3 of the largest, on Becke's grid of level 2."""
 LATTICE = np.array([[4.0, 0.2, 0], [0, 4.5, 0.1], [0.3, 0, 4.2]])
 POSITIONS = np.array([[0.1, 0, 0.2], [0.3, 0.2, 1.6]])
 
