@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from ase.units import Bohr, Hartree
@@ -84,8 +84,7 @@ def plot_solids(result: dict[str, Any], path: Path) -> None:
     lines = result["crystals"]
     n_columns = min(4, len(lines))
     n_rows = -(-len(lines) // n_columns)
-    figure = Figure(figsize=(3 * n_columns, 2.4 * n_rows + 0.6), layout="constrained")
-    figure.suptitle(f"energy above the minimum (meV/atom), beside {result['parent']}")
+    figure = Figure(figsize=(3 * n_columns, 2.4 * n_rows + 1), layout="constrained")
     panels = list(figure.subplots(n_rows, n_columns, squeeze=False).flat)
     styles = {"parent": ("C1", "o", "-"), "deorbitalized": ("C0", "D", "--")}
     for panel, line in zip(panels, lines, strict=False):
@@ -97,18 +96,19 @@ def plot_solids(result: dict[str, Any], path: Path) -> None:
             eos = EOS(**line[which]["eos"])
             energies = [run["energy_hartree"] - eos.energy for run in line[which]["points"]]
             fine = np.linspace(line["volumes"][0], line["volumes"][-1], 101)
-            label = {"label": which, "color": color, "marker": marker}
+            name = f"parent {result['parent']}" if which == "parent" else which
+            label = {"label": name, "color": color, "marker": marker}
             panel.plot(volumes, unit * np.array(energies), ls="", mfc="none", **label)
             panel.plot(fine * Bohr**3 / line["n_atoms"], unit * eos(fine), dashes, color=color)
         distance = line["delta_mev"]
         shown = "not compared" if distance is None else f"Δ = {distance:.2f} meV/atom"
-        panel.set_title(f"{line['name']}, {shown}", fontsize="small")
+        panel.set_title(f"{line['name']}\n{shown}", fontsize="small")
         panel.grid(alpha=0.3)
     for panel in panels[len(lines) :]:
         panel.set_visible(False)
-    for panel in panels[max(0, len(lines) - n_columns) : len(lines)]:
-        panel.set_xlabel("volume (Å³/atom)")
-    _legend(figure, panels)
+    figure.supxlabel("volume (Å³/atom)", fontsize="medium")
+    figure.supylabel("energy above the minimum (meV/atom)", fontsize="medium")
+    _legend(figure, panels, "outside upper center")
     _save(figure, path)
 
 
@@ -129,12 +129,16 @@ def _finish(
     _save(figure, path)
 
 
-def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
+def _legend(
+    figure: Figure,
+    panels: Sequence[Axes],
+    where: Literal["outside right upper", "outside upper center"] = "outside right upper",
+) -> None:
     labelled: dict[str, Artist] = {}
     for panel in panels:
         handles, labels = panel.get_legend_handles_labels()
         labelled |= dict(zip(labels, handles, strict=True))
-    figure.legend(labelled.values(), labelled.keys(), loc="outside right upper", fontsize="small")
+    figure.legend(labelled.values(), labelled.keys(), loc=where, fontsize="small")
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -7,7 +7,7 @@ import json
 import tempfile
 import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -169,7 +169,8 @@ def converge(
 ) -> Run:
     """One calculation, on one thread: the parent, or a functional in place of it.
 
-    A crystal's density-fitting integrals are taken from the folder ``integrals``, or left there.
+    A crystal's density-fitting integrals are taken from the folder ``integrals``, or left there,
+    and do not count in ``wall_s``.
     """
     lib.num_threads(1)  # parallel over systems
     torch.set_num_threads(1)
@@ -179,12 +180,13 @@ def converge(
             mf.grids.level = level
         if functional is not None:
             mf = deorbitalize(mf, functional, potential)
+        if system.period and system.period.pseudo is None:
+            _fit_density(mf, system, integrals)
         energies: list[float] = []
         mf.callback = lambda scf: energies.append(float(scf["e_tot"]))
         start = time.perf_counter()
         if system.period:
-            with _kept_integrals(mf, system, integrals):
-                converge_crystal(mf, system.period)
+            converge_crystal(mf, system.period, mf.callback)
         else:
             mf.kernel()
         wall = time.perf_counter() - start
@@ -216,25 +218,20 @@ def _molecule_properties(mf: Any) -> Run:
     }
 
 
-@contextmanager
-def _kept_integrals(mf: Any, system: System, folder: Path | None) -> Iterator[None]:
-    """Let both functionals of a system use the same density-fitting integrals."""
-    if folder is None or system.period is None or system.period.pseudo:
-        yield
+def _fit_density(mf: Any, system: System, folder: Path | None) -> None:
+    """Density-fitting integrals, kept in a folder where both functionals of a system find them."""
+    if folder is None:
+        mf.with_df.build(j_only=True)
         return
     definition = replace(system, name="", parent="", iterates=False)
     path = folder / f"{Path(file_of(system)).stem}-{digest(definition, [])[:12]}.h5"
-    if path.is_file():
-        mf.with_df._cderi = str(path)
-        yield
-        return
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
-        unfinished = Path(scratch) / path.name
-        mf.with_df._cderi_to_save = str(unfinished)
-        mf.with_df.build(j_only=True)
-        unfinished.replace(path)
-        mf.with_df._cderi = str(path)
-        yield
+    if not path.is_file():
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
+            unfinished = Path(scratch) / path.name
+            mf.with_df._cderi_to_save = str(unfinished)
+            mf.with_df.build(j_only=True)
+            unfinished.replace(path)
+    mf.with_df._cderi = str(path)
 
 
 def failed(error: BaseException) -> Run:

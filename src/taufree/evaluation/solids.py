@@ -265,7 +265,7 @@ def table(result: dict[str, Any]) -> Table:
         title=f"crystals beside {result['parent']}, Becke grids of level {result['grid_level']}",
         title_justify="left",
     )
-    table.add_column("crystal")
+    table.add_column("crystal", no_wrap=True)
     for column in ("a\nÅ", "B\nGPa", "E_coh\neV/atom", "E_gap\neV"):
         table.add_column(column, justify="right")
     for name, unit, _ in COLUMNS.values():
@@ -284,18 +284,17 @@ def table(result: dict[str, Any]) -> Table:
         )
     table.add_section()
     found = result["summary"]
-    for label, key in (("mean |Δ|", "mean_{}"), ("largest |Δ|", "max_{}"), ("of", "worst_{}")):
+    for label, key in (("mean |Δ|", "mean_{}"), ("largest |Δ|", "max_{}")):
         cells = [
-            found[key.format(name)]
-            if label == "of"
-            else _number(found[key.format(name)], form[-3:])
-            for name, (_, _, form) in COLUMNS.items()
+            _number(found[key.format(name)], form[-3:]) for name, (*_, form) in COLUMNS.items()
         ]
-        table.add_row(label, "", "", "", "", *(cell or "–" for cell in cells), "")
+        table.add_row(label, "", "", "", "", *cells, "")
+    worst = {column: found[f"worst_{name}"] for name, (column, *_) in COLUMNS.items()}
     table.caption = (
         f"converged: {found['converged']} of {found['n_points']} points, parent "
         f"{found['parent_converged']}; {_number(found['wall_ratio'], '.2f')} of the parent's wall "
-        "time (median); cycles: deorbitalized / parent, NO: not converged"
+        "time (median); cycles: deorbitalized / parent, NO: not converged\nworst: "
+        + ", ".join(f"{column} {escape(name)}" for column, name in worst.items() if name)
     )
     return table
 
