@@ -48,6 +48,7 @@ def an_scf_result() -> dict[str, Any]:
         return {
             "name": name, "formula": name, "kind": "g2", "basis": "def2-tzvp",
             "deorbitalized": run, "parent": run, "de_total_mha": 0.25, "d_dipole_debye": 0.0,
+            "d_gap_ev": -0.5,
             "atomization_kcal": 0.125,
         }  # fmt: skip
 
@@ -132,6 +133,9 @@ def test_bad_input_is_refused(tmp_path: Path, results: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"no \.json"):
         write_report(tmp_path / "empty", tmp_path / "r.html")
+    (results / "old.json").write_text(json.dumps({"atoms": [], "systems": []}))
+    with pytest.raises(UserError, match="another version"):
+        write_report(results, tmp_path / "r.html")
     (results / "broken.json").write_text("{")
     with pytest.raises(UserError, match="not JSON"):
         write_report(results, tmp_path / "r.html")

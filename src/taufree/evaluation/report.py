@@ -62,7 +62,12 @@ def write_report(folder: Path, out: Path, logs: Sequence[Path] = ()) -> dict[str
     for path in sorted(folder.glob("*.json")):
         result = _read(path)
         names.append(path.name)
-        title, parts = _section(path.stem, result)
+        try:
+            title, parts = _section(path.stem, result)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{path} was made by another version of taufree, or is no result: evaluate anew."
+            ) from error
         sections.append((path.stem, title, "".join(map(_html, parts))))
     if not sections:
         raise UserError(f"{folder} holds no .json file: run taufree evaluate with --json there.")
