@@ -48,6 +48,7 @@ def test_scf_passes_its_options_on(
     line = {
         "name": "He", "formula": "He", "kind": "g2", "basis": "def2-tzvp", "deorbitalized": run,
         "parent": run, "de_total_mha": 0.5, "d_dipole_debye": 0.0, "atomization_kcal": None,
+        "d_gap_ev": None,
     }  # fmt: skip
     asked: dict[str, Any] = {}
 
