@@ -27,6 +27,8 @@ class TrainingConfig(BaseModel):
     seed: int = 0
     levels: tuple[int, ...] = (1, 2)
     """Grid levels of the training densities."""
+    molecular_bases: tuple[str, ...] = ()
+    """Only molecules calculated in these basis sets (crystals in any); by default in all."""
     steps: int = Field(20_000, ge=1)
     densities_per_step: int = Field(8, ge=1)
     points_per_density: int = Field(2_000, ge=2)

@@ -20,6 +20,7 @@ from taufree.console import stderr
 from taufree.data.splits import Split
 from taufree.data.store import ReferenceDensity, iter_records, manifest_checksum, read_manifest
 from taufree.data.summary import elements
+from taufree.data.systems import registry
 from taufree.errors import UserError
 from taufree.model.network import Network
 from taufree.model.storage import load_model, save_model
@@ -182,6 +183,9 @@ def load_samples(config: TrainingConfig, split: Split) -> list[Sample]:
 def _records(config: TrainingConfig, split: Split) -> Iterator[ReferenceDensity]:
     """Of a split; to train on, G2 densities of the coarsest grid once more, uniformly scaled."""
     for record in iter_records(config.data, split=split, levels=config.levels):
+        if config.molecular_bases and record.density.lattice is None:
+            if registry()[record.name].basis not in config.molecular_bases:
+                continue
         yield record
         coarsest = record.grid_level == min(config.levels)
         if split == "train" and "scaled" in config.shares and record.kind == "g2" and coarsest:
