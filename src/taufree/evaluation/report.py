@@ -17,7 +17,17 @@ from rich.text import Text
 from taufree.console import facts
 from taufree.data.store import write_atomic
 from taufree.errors import UserError
-from taufree.evaluation import density, invariance, limits, reactions, report_figures, scf, solids
+from taufree.evaluation import (
+    cells,
+    density,
+    geometry,
+    invariance,
+    limits,
+    reactions,
+    report_figures,
+    scf,
+    solids,
+)
 from taufree.evaluation.density import MODEL
 
 WORST = 10
@@ -108,6 +118,8 @@ def _section(name: str, result: Result) -> tuple[str, list[Part]]:
     kinds: list[tuple[str, str, Callable[[Result], list[Part]]]] = [
         ("routing", "Errors at the parent's densities", _density),
         ("atoms", "Self-consistent results", _scf),
+        ("fmax_ev_per_angstrom", "Geometries and vibrations", lambda r: [geometry.table(r)]),
+        ("kpts", "Relaxed cells", lambda r: [cells.table(r)]),
         ("crystals", "Crystals", lambda r: [solids.table(r)]),
         ("reactions", "Barrier heights and interaction energies", _reactions),
         ("uniform_scaling", "Exact conditions", lambda r: [limits.table(r)]),
