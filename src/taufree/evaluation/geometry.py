@@ -22,10 +22,10 @@ from rich.table import Table
 
 from taufree.ase import TauFree
 from taufree.data.splits import Split, systems_of
-from taufree.data.store import write_atomic
 from taufree.data.systems import System
 from taufree.errors import UserError
 from taufree.evaluation.self_consistent import WHICH, Run, Which, failed, fingerprint
+from taufree.files import write_atomic
 from taufree.functional import Functional
 from taufree.hosts import dynamics
 from taufree.model.storage import load_model

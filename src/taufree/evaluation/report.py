@@ -15,7 +15,6 @@ from rich.table import Table
 from rich.text import Text
 
 from taufree.console import facts
-from taufree.data.store import write_atomic
 from taufree.errors import UserError
 from taufree.evaluation import (
     cells,
@@ -29,6 +28,7 @@ from taufree.evaluation import (
     solids,
 )
 from taufree.evaluation.density import MODEL
+from taufree.files import write_atomic
 
 WORST = 10
 STYLE = """

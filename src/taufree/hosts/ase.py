@@ -23,8 +23,8 @@ from pyscf import scf
 from pyscf.pbc import scf as pbc_scf
 
 import taufree
-from taufree.data.store import write_atomic
 from taufree.errors import UnsupportedError, UserError
+from taufree.files import write_atomic
 from taufree.functional import Functional
 from taufree.hosts.rescue import converge
 from taufree.hosts.single_point import Settings, mean_field
