@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,10 @@ import pytest
 from ase.eos import birchmurnaghan
 from ase.units import Hartree
 from rich.console import Console
+from typer.testing import CliRunner
 
 from networks import random_functional
+from taufree.cli import app
 from taufree.data.crystals import lattice_constant
 from taufree.data.systems import System, registry
 from taufree.errors import UserError
@@ -88,6 +91,26 @@ def test_table_and_plot_show_every_crystal(result: dict[str, Any], tmp_path: Pat
         assert shown in text
     plots.plot_solids(result, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 0
+
+
+def test_command_passes_its_options_on(
+    result: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def stub(model: str, split: str, **options: Any) -> dict[str, Any]:
+        asked.update(options, model=model, split=split)
+        return result
+
+    monkeypatch.setattr(solids, "evaluate", stub)
+    monkeypatch.chdir(tmp_path)
+    options = ["--name", "Si-diamond", "--workers", "1", "--json", "s.json", "--plot", "s.svg"]
+    done = CliRunner().invoke(app, ["evaluate", "solids", "kept", *options])
+    assert done.exit_code == 0, done.stderr
+    assert (asked["out"], asked["workers"], asked["split"]) == (Path("kept"), 1, "test")
+    assert [system.name for system in asked["systems"]] == ["Si-diamond"]
+    assert json.loads(Path("s.json").read_text())["summary"]["n_crystals"] == 2
+    assert "Si-diamond" in done.stdout and Path("s.svg").stat().st_size > 0
 
 
 def test_free_atoms_are_spin_polarized_in_the_whole_basis() -> None:
