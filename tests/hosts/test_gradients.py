@@ -148,6 +148,36 @@ def test_a_potential_that_is_not_the_derivative_gives_no_forces(functional: Func
         mf.nuc_grad_method()
 
 
+LAYERS: dict[str, Callable[[Any], Any]] = {
+    "newton": lambda mf: mf.newton(),
+    "x2c": lambda mf: mf.x2c(),
+    "smearing": lambda mf: mf.smearing(sigma=0.05),
+    "PCM": lambda mf: mf.PCM(),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layer", LAYERS)
+def test_layers_of_pyscf_keep_the_tokens(functional: Functional, layer: str) -> None:
+    """Forces of objects that add something of their own; smeared, those of the free energy."""
+    mol = water_molecule("sto-3g")
+    mol = moved(mol, 0.1 * direction(mol, 1))
+    way, h = direction(mol), 1e-3
+
+    def run(t: float) -> Any:
+        mf = LAYERS[layer](kohn_sham(functional, moved(mol, t * way), "RKS", True))
+        mf.conv_tol = 1e-11
+        mf.kernel()
+        return mf
+
+    def energy(mf: Any) -> float:
+        return float(mf.e_free if layer == "smearing" else mf.e_tot)
+
+    gradient = run(0).nuc_grad_method().set(grid_response=True).kernel()
+    numeric = (energy(run(h)) - energy(run(-h))) / (2 * h)
+    assert np.vdot(gradient, way) == pytest.approx(numeric, abs=EXACT)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["H2O", "CH3OH", "NO2"])
 def test_fine_grid_and_larger_basis(name: str) -> None:
