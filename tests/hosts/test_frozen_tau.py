@@ -113,7 +113,6 @@ REFUSED: dict[str, Callable[[Any], Any]] = {
     "TDDFT": lambda mf: mf.TDDFT().kernel(),
     "newton": lambda mf: mf.newton().kernel(),
     "stability": lambda mf: mf.stability(),
-    "forces": lambda mf: mf.nuc_grad_method().kernel(),
 }
 
 

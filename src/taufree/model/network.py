@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from taufree.model.attention import Bonds, EncoderLayer
 from taufree.model.config import ModelConfig
 from taufree.model.experts import Experts
-from taufree.model.tokens import TokenMap, gaussian_exponents, solid_harmonics, split_by_l
+from taufree.model.tokens import gaussian_exponents, solid_harmonics, split_by_l
 from taufree.physics.descriptors import reduced_gradient
 
 ELECTRONS_TINY = 1e-3
@@ -113,21 +113,6 @@ class Network(nn.Module):
         y, gate = self.experts(x)
         damping = -torch.expm1(-x[:, 1] - (x[:, 2:] ** 2).sum(1))
         return nn.functional.softplus(UNIFORM + damping * y), gate
-
-    def forward(
-        self, local: Tensor, values: Tensor, token_map: TokenMap, bonds: Bonds
-    ) -> tuple[Tensor, Tensor]:
-        """α̃ and gates of one density.
-
-        Parameters
-        ----------
-        local : Tensor, (n_points, 4)
-            From `local_inputs`.
-        values : Tensor, (n_points, 2)
-            From `token_values`; they carry the measure m = wρ that attention sums over.
-        """
-        c = token_map.to_tokens(values)
-        return self.head(local, token_map.to_points(*self.answers(c, bonds)))
 
 
 def local_inputs(rho: Tensor, grad_rho: Tensor) -> Tensor:
