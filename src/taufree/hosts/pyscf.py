@@ -199,7 +199,6 @@ class DeorbitalizedNumInt(Responding, numint.NumInt):
         pair_mask = mol.get_overlap_cond() < -np.log(self.cutoff)
         cutoff = grids.cutoff * 1e2
         n_bins = numint.NBINS * 2 - int(numint.NBINS * np.log(cutoff) / np.log(grids.cutoff))
-        dtype = cache.xc.functional.dtype  # in float32 as long as the network is
         wv[:, :, 0] *= 0.5  # the matrix and its transpose are added at the end
         for points, ao, mask in cache.ao_blocks():
             for s, i in np.ndindex(n_spin, n_set):
@@ -209,8 +208,7 @@ class DeorbitalizedNumInt(Responding, numint.NumInt):
                     pairs += [(x, numint._scale_ao_sparse(x, v, mask, ao_loc)) for x in ao[1:]]
                 for bra, scaled in pairs:
                     if mask is None:  # too small to screen: torch's product is faster
-                        left, right = (torch.from_numpy(x).to(dtype) for x in (bra, scaled))
-                        torch.from_numpy(vmat[s, i]).add_(left.T @ right)
+                        torch.from_numpy(vmat[s, i]).addmm_(*map(torch.from_numpy, (bra.T, scaled)))
                     else:
                         numint._dot_ao_ao_sparse(
                             bra, scaled, None, n_bins, mask, pair_mask, ao_loc, 0, vmat[s, i]
