@@ -16,7 +16,7 @@ from taufree.physics.descriptors import (
     contracted_gradient,
     kinetic_energy_density,
     lda_exchange,
-    reduced_gradient_squared,
+    reduced_gradient,
 )
 from taufree.physics.parents import PARENTS, Parent
 
@@ -119,24 +119,24 @@ class Functional:
         `potential` is the fast form for a host. E_x = Σ_j w_j e_x(r_j).
         """
         rho, grad_rho, held = hold(rho, grad_rho)
-        values = token_values(local_inputs(rho, grad_rho), weights * rho * held)
+        values = token_values(reduced_gradient(rho, grad_rho), weights * rho * held)
         c = geometry.token_map.to_tokens(values.to(self.dtype))
         f = geometry.token_map.to_points(*self.network.answers(c, geometry.bonds))
         return held * self.at_points(rho, grad_rho, f)[0]
 
     def at_points(self, rho: Tensor, grad_rho: Tensor, f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """e_x, α̃ and gates where ρ, ∇ρ and what points read from the tokens are known."""
-        p = reduced_gradient_squared(rho, contracted_gradient(grad_rho))
-        alpha, gates = self.network.head(local_inputs(rho, grad_rho).to(self.dtype), f)
+        s = reduced_gradient(rho, grad_rho)
+        alpha, gates = self.network.head(local_inputs(rho, s).to(self.dtype), f)
         alpha = alpha.double()
-        return lda_exchange(rho) * self.parent.enhancement(p, alpha), alpha, gates
+        return lda_exchange(rho) * self.parent.enhancement((s * s).sum(1), alpha), alpha, gates
 
     @torch.no_grad()
     def tau(self, rho: Tensor, grad_rho: Tensor, weights: Tensor, geometry: Geometry) -> Tensor:
         """τ̃ = τ_W + α̃ τ_unif, (n_points,), for a correlation that needs it; no derivatives."""
         token_map, network = geometry.token_map, self.network
         rho, grad_rho, held = hold(rho, grad_rho)
-        values = token_values(local_inputs(rho, grad_rho), weights * rho * held)
+        values = token_values(reduced_gradient(rho, grad_rho), weights * rho * held)
         answers = network.answers(token_map.to_tokens(values.to(self.dtype)), geometry.bonds)
         tau = torch.empty_like(rho)
         for points, tiles in token_map.blocks():
@@ -165,7 +165,7 @@ class Functional:
         """
         token_map, network = geometry.token_map, self.network
         rho, grad_rho, held = hold(rho, grad_rho)
-        values = token_values(local_inputs(rho, grad_rho), weights * rho * held)
+        values = token_values(reduced_gradient(rho, grad_rho), weights * rho * held)
         seen = token_map.to_tokens(values.to(self.dtype)).requires_grad_()
         bonds = geometry.bonds
         square = leaf(bonds.squared_distance)
@@ -203,7 +203,7 @@ class Functional:
         for points, tiles in token_map.blocks():
             with torch.enable_grad():
                 n, g, w = leaf(rho[points]), leaf(grad_rho[points]), leaf(weights[points])
-                v = token_values(local_inputs(n, g), w * n * held[points])
+                v = token_values(reduced_gradient(n, g), w * n * held[points])
                 d_v = token_map.scatter(d_seen, no_tensors, tiles).double()
                 d_n, d_g, d_w = torch.autograd.grad(v, (n, g, w), d_v)
             vrho[points] += d_n

@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.autograd import grad
 
 from taufree.functional import Functional, Geometry, hold, leaf
-from taufree.model.network import local_inputs, token_values
+from taufree.model.network import token_values
+from taufree.physics.descriptors import reduced_gradient
 
 
 class Response:
@@ -98,7 +99,7 @@ class Response:
         return vrho, vgrad
 
     def _values(self, rho: Tensor, grad_rho: Tensor, weights: Tensor) -> Tensor:
-        return token_values(local_inputs(rho, grad_rho), weights * rho)
+        return token_values(reduced_gradient(rho, grad_rho), weights * rho)
 
     def _change_of_values(self, d_rho: Tensor, d_grad_rho: Tensor) -> Tensor:
         n, g = leaf(self.rho), leaf(self.grad_rho)

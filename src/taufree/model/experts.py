@@ -44,10 +44,10 @@ class Experts(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Weighted sum of the active experts, and the gates."""
         gate = self.gates(x)
-        y = x.new_zeros(len(x))
-        for expert, weight in zip(self.experts, gate.unbind(1), strict=True):
-            own = weight.detach().nonzero().squeeze(1)
-            y = y.index_add(0, own, weight[own] * expert(x[own]).squeeze(-1))
+        expert, own = gate.detach().T.nonzero().unbind(1)  # sorted by expert
+        parts = x.index_select(0, own).split(expert.bincount(minlength=self.n_experts).tolist())
+        y = torch.cat([e(part) for e, part in zip(self.experts, parts, strict=True)]).squeeze(1)
+        y = x.new_zeros(len(x)).index_add(0, own, gate[own, expert] * y)
         return y, gate
 
 

@@ -10,15 +10,13 @@ from torch import Tensor, nn
 from taufree.model.attention import Bonds, EncoderLayer
 from taufree.model.config import ModelConfig
 from taufree.model.experts import Experts
-from taufree.model.tokens import gaussian_exponents, solid_harmonics, split_by_l
-from taufree.physics.descriptors import reduced_gradient
+from taufree.model.sight import see
+from taufree.model.tokens import gaussian_exponents
 
 ELECTRONS_TINY = 1e-3
 """Density (bohr⁻³) below which what a token sees fades out."""
 LOG_FLOOR = 1e-6
 """Density (bohr⁻³) below which the network no longer tells densities apart."""
-LARGE = 3.0
-"""Size of what a point reads above which it is damped: outside what was learned, bounded."""
 UNIFORM = math.log(math.e - 1)
 """softplus(UNIFORM) = 1"""
 
@@ -86,42 +84,28 @@ class Network(nn.Module):
         y = self.tensors(x).unflatten(1, (config.n_tensor_features, config.n_directed))
         return torch.cat(z, 1), y
 
-    def inputs(self, local: Tensor, f: Tensor) -> Tensor:
-        """What the experts see of each point, (n_points, n_inputs), invariant under rotation.
-
-        Scalars as they are; a tensor T_lm as Σ_m T_lm S_lm(u) along the direction u of ∇ρ, and as
-        its square Σ_m T_lm². All that was read is made no larger than `LARGE` per channel.
-        """
-        scalars, *tensors = split_by_l(f, self.config.n_directed, 1)
-        log_rho, u = local[:, :1], local[:, 1:]
-        harmonics = solid_harmonics(u.mT, 2).mT[..., None]
-        scale = torch.rsqrt(1 + (scalars * scalars).mean(1, keepdim=True) / LARGE**2)
-        read = [scalars * scale]
-        for t, s in zip(tensors, (harmonics[:, 1:4], harmonics[:, 4:9]), strict=True):
-            size = torch.rsqrt(1 + (t * t).mean((1, 2))[:, None, None] / LARGE**2)
-            t = t * size
-            read += [(t * s).sum(1), (t * t).sum(1)]
-        return torch.cat([log_rho, (u * u).sum(1, keepdim=True), *read], 1)
-
     def head(self, local: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:
         """α̃ (n_points,) and gates (n_points, n_experts) from what is known at each point.
 
         The experts' output is damped by g = 1 − exp(−t − |f|²), t = s²/(1 + s²): with no gradient
         and no token in reach, as in the uniform gas, α̃ = 1 exactly.
         """
-        x = self.inputs(local, f)
+        x = see(local, f, self.config.n_directed)
         y, gate = self.experts(x)
         damping = -torch.expm1(-x[:, 1] - (x[:, 2:] ** 2).sum(1))
         return nn.functional.softplus(UNIFORM + damping * y), gate
 
 
-def local_inputs(rho: Tensor, grad_rho: Tensor) -> Tensor:
-    """Bounded local inputs ln(ρ + 1e-6)/4 and u = s n̂/√(1 + s²), n̂ = ∇ρ/|∇ρ|: (n_points, 4)."""
-    s = reduced_gradient(rho, grad_rho)
+def local_inputs(rho: Tensor, s: Tensor) -> Tensor:
+    """Bounded local inputs ln(ρ + 1e-6)/4 and u = s/√(1 + |s|²): (n_points,), (n_points, 3) -> 4.
+
+    ``s`` is the vector of `taufree.physics.descriptors.reduced_gradient`.
+    """
     u = s * torch.rsqrt(1 + (s * s).sum(1, keepdim=True))
     return torch.cat([torch.log(rho + LOG_FLOOR)[:, None] / 4, u], 1)
 
 
-def token_values(local: Tensor, electrons: Tensor) -> Tensor:
-    """What a token sums up of each grid point: m and m t, t = |u|², (n_points, 2)."""
-    return torch.stack([electrons, electrons * (local[:, 1:] ** 2).sum(1)], -1)
+def token_values(s: Tensor, electrons: Tensor) -> Tensor:
+    """What a token sums up of each grid point: m and m t, t = |u|² = s²/(1 + s²), (n_points, 2)."""
+    p = (s * s).sum(1)
+    return torch.stack([electrons, electrons * p / (1 + p)], -1)

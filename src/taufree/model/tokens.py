@@ -85,6 +85,12 @@ def gaussian_features(r: Tensor, config: ModelConfig) -> Tensor:
     return torch.cat(parts, 1)
 
 
+def set_threads() -> None:
+    """Let the compiled kernels run in as many threads as PyTorch."""
+    most = int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+    numba.set_num_threads(min(torch.get_num_threads(), most))
+
+
 def split_by_l(f: Tensor, n_directed: int, dim: int) -> tuple[Tensor, Tensor, Tensor]:
     """Scalars, vectors (3, n_directed) and l = 2 tensors (5, n_directed) along an axis of f."""
     n_scalars = f.shape[dim] - 8 * n_directed
@@ -270,9 +276,8 @@ class TokenMap:
             yield self.tile[pairs] - tiles.start, self.token[pairs], phi
 
     def _arguments(self, tiles: slice, dtype: torch.dtype) -> tuple[Any, ...]:
-        """What both kernels are told of some tiles; they run in as many threads as PyTorch."""
-        most = int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
-        numba.set_num_threads(min(torch.get_num_threads(), most))
+        """What both kernels are told of some tiles."""
+        set_threads()
         config = self.config
         pointer = self.pointer[tiles.start : tiles.stop + 1]
         pairs = slice(int(pointer[0]), int(pointer[-1]))

@@ -16,11 +16,7 @@ from taufree.model.attention import Bonds, bonds_between, make_bonds
 from taufree.model.config import ModelConfig
 from taufree.model.network import local_inputs, token_values
 from taufree.model.tokens import TokenMap, images
-from taufree.physics.descriptors import (
-    contracted_gradient,
-    lda_exchange,
-    reduced_gradient_squared,
-)
+from taufree.physics.descriptors import lda_exchange, reduced_gradient
 from taufree.physics.parents import PARENTS
 
 FACTORS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.1, 1.25, 1.4, 1.7, 2.0)
@@ -70,9 +66,7 @@ def samples_of(record: ReferenceDensity, config: ModelConfig) -> Iterable[Sample
             continue
         rho, weights, coords = rho[held], density.weights[held], density.coords[held]
         grad_rho = scale * density.grad_rho[spin][held]
-        sigma = contracted_gradient(grad_rho)
-        p = reduced_gradient_squared(rho, sigma)
-        local, lda = local_inputs(rho, grad_rho), lda_exchange(rho)
+        s, lda = reduced_gradient(rho, grad_rho), lda_exchange(rho)
         tokens, positions = images(density.centers, density.lattice, coords, config.cutoff)
         token_map = TokenMap(config, coords, len(density.centers), tokens, positions)
         electrons = weights * rho
@@ -86,10 +80,10 @@ def samples_of(record: ReferenceDensity, config: ModelConfig) -> Iterable[Sample
             coords=coords,
             tokens=tokens,
             positions=positions,
-            seen=token_map.to_tokens(token_values(local, electrons).float()),
+            seen=token_map.to_tokens(token_values(s, electrons).float()),
             bonds=bonds_between(density.centers, density.lattice, config.cutoff),
-            local=local.float(),
-            p=p,
+            local=local_inputs(rho, s).float(),
+            p=(s * s).sum(1),
             lda=lda,
             exc=record.exc[spin][held],
             weights=weights,

@@ -15,6 +15,8 @@ from taufree.evaluation.speed.peers import evaluate
 from taufree.functional import RHO_THRESHOLD, Functional
 from taufree.model.experts import Experts
 from taufree.model.network import local_inputs, token_values
+from taufree.model.sight import see
+from taufree.physics.descriptors import reduced_gradient
 
 
 def bench_experts(
@@ -34,12 +36,13 @@ def bench_experts(
     held = density.rho > RHO_THRESHOLD
     rho, weights = density.rho[held], density.weights[held]
     geometry = functional.geometry(density.coords[held], torch.from_numpy(mf.mol.atom_coords()))
-    local = local_inputs(rho, density.grad_rho[held])
+    s = reduced_gradient(rho, density.grad_rho[held])
     network, experts = functional.network, functional.network.experts
     with torch.no_grad():
-        seen = geometry.token_map.to_tokens(token_values(local, weights * rho).to(functional.dtype))
+        seen = geometry.token_map.to_tokens(token_values(s, weights * rho).to(functional.dtype))
         read = geometry.token_map.to_points(*network.answers(seen, geometry.bonds))
-        inputs = network.inputs(local.to(functional.dtype), read)
+        local = local_inputs(rho, s).to(functional.dtype)
+        inputs = see(local, read, network.config.n_directed)
         gates = experts.gates(inputs)
     forms = {"sparse": lambda x: experts(x)[0], "every expert everywhere": dense(experts)}
     say(f"{len(inputs)} grid points")

@@ -32,6 +32,7 @@ def interpolation(alpha: Tensor) -> Tensor:
     """
     small = alpha.clamp_max(1)
     inverse = 1 / alpha.clamp_min(1)
-    below = (1 - small**2) ** 3 / (1 + small**3 + B * small**6)
-    above = (inverse**2 - 1) ** 3 / (inverse**6 + inverse**3 + B)
+    a, b = small**3, inverse**3
+    below = (1 - small**2) ** 3 / (1 + a + B * a * a)
+    above = (inverse**2 - 1) ** 3 / (b * b + b + B)
     return torch.where(alpha <= 1, below, above)
