@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pyscf import dft, gto
 
 from taufree.data import periodic
+from taufree.data.splits import split_of
 from taufree.data.systems import System
 from taufree.physics.parents import parent_named
 
@@ -127,7 +128,7 @@ def mean_field(system: System) -> dft.rks.RKS:
         verbose=0,
     )
     mf = (dft.UKS if system.spin else dft.RKS)(mol, xc=system.parent).density_fit()
-    mf.grids.level = 1 if system.kind == "compounds" else 3  # their energies are not compared
+    mf.grids.level = 1 if split_of(system.formula) == "train" else 3  # only densities train
     mf.chkfile = None
     if any(system.field):
         _apply_field(mf, np.array(system.field))

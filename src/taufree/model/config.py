@@ -16,11 +16,11 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     parent: Literal["ms2", "r2scan"] = "ms2"
-    min_exponent: float = Field(0.1, gt=0)
+    min_exponent: float = Field(0.12, gt=0)
     """Exponent of the broadest Gaussian; each further one is twice as sharp."""
-    n_radial: tuple[int, int, int] = (12, 5, 4)
+    n_radial: tuple[int, int, int] = (9, 4, 3)
     """Number of Gaussians for l = 0, 1, 2, counted from the broadest; none has more than l = 0."""
-    cutoff: float = Field(7.5, gt=0)
+    cutoff: float = Field(6.5, gt=0)
     """Beyond this distance a grid point and a token do not see each other."""
     n_mix: int = 8
     """Equivariant channels of a token for each l ≥ 1."""

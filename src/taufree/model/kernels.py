@@ -1,8 +1,9 @@
-"""Compiled loops over grid points, each beside its PyTorch form: `taufree.model.tokens`, `sight`.
+"""Compiled loops over grid points, on a CPU; plain forms are in `taufree.model.tokens`, `sight`.
 
-Attention between grid points and tokens has features and contraction fused in cache. A tile of points
+Attention between points and tokens has features and contraction fused in cache. A tile of points
 makes the features of one token (12 kB), uses them at once and forgets them, so nothing of size
 points × tokens is ever stored. Loops over the points of a tile are innermost, for the vector units.
+What the experts see is one pass over memory forward and one backward.
 """
 
 from __future__ import annotations

@@ -74,5 +74,6 @@ class _See(torch.autograd.Function):
         else:
             set_threads()
             arrays = (x.detach().contiguous().numpy() for x in (local, f, d_seen))
-            d_local, d_f = map(torch.from_numpy, kernels.see_backward(*arrays, ctx.n_directed))
+            slopes = kernels.see_backward(*arrays, ctx.n_directed)  # type: ignore[call-arg]
+            d_local, d_f = map(torch.from_numpy, slopes)
         return d_local, d_f, None
