@@ -13,6 +13,18 @@ import typer
 from taufree.console import Report, facts, reported, stderr
 from taufree.evaluation.speed.commands import bench
 from taufree.hosts.commands import md, relax, vibrations
+from taufree.options import (
+    Basis,
+    Charge,
+    GridLevel,
+    Json,
+    Kpts,
+    MaxMemory,
+    Model,
+    Plot,
+    Smearing,
+    Spin,
+)
 
 AGAIN = "Nothing was written; the same command starts again."
 
@@ -31,20 +43,12 @@ app.add_typer(evaluate, name="evaluate")
 plot = typer.Typer(help="Pictures of what a model does.", no_args_is_help=True)
 app.add_typer(plot, name="plot")
 
-Json = Annotated[
-    Path | None, typer.Option("--json", metavar="FILE", help="Write the result to FILE as JSON.")
-]
-Model = Annotated[str, typer.Option(help="A bundled model, or the path of one.")]
 Potential = Annotated[
     Literal["ks", "gks"],
     typer.Option(help="Full functional derivative, or the parent's partial ones at the model's τ."),
 ]
 Split = Annotated[
     Literal["train", "validation", "test"], typer.Option(help="Which systems, by formula.")
-]
-GridLevel = Annotated[int, typer.Option(min=0, max=9, help="PySCF's grid level.")]
-Plot = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Draw every system: .png, .svg or .pdf.")
 ]
 Comparators = Annotated[
     list[Path] | None,
@@ -60,24 +64,11 @@ def run(
     file: Annotated[
         Path, typer.Argument(help="Structure: xyz, extxyz, cif, POSCAR, ... (of frames the last).")
     ],
-    basis: Annotated[
-        str | None,
-        typer.Option(
-            help="Gaussian basis, by PySCF's name.",
-            show_default="def2-tzvp; of crystals gth-dzvp-molopt-sr, with pseudopotentials",
-        ),
-    ] = None,
-    charge: Annotated[int, typer.Option(help="Total charge.")] = 0,
-    spin: Annotated[int, typer.Option(help="2S: the number of unpaired electrons.")] = 0,
-    kpts: Annotated[
-        tuple[int, int, int] | None,
-        typer.Option(
-            metavar="N N N", min=1, help="Mesh of k-points, of a crystal.", show_default=False
-        ),
-    ] = None,
-    smearing: Annotated[
-        float, typer.Option(min=0, help="Width of the Fermi function, eV, for metals.")
-    ] = 0.0,
+    basis: Basis = None,
+    charge: Charge = 0,
+    spin: Spin = 0,
+    kpts: Kpts = None,
+    smearing: Smearing = 0.0,
     model: Model = "ms2",
     potential: Potential = "ks",
     parent: Annotated[bool, typer.Option("--parent", help="Run the parent beside it.")] = False,
@@ -86,9 +77,7 @@ def run(
         typer.Option(min=0, max=9, help="PySCF's grid level.", show_default="3; of crystals 1"),
     ] = None,
     density_fit: Annotated[bool, typer.Option(help="Fit the density for the Coulomb part.")] = True,
-    max_memory: Annotated[
-        int | None, typer.Option(min=1, help="Memory to keep within, MB.")
-    ] = None,
+    max_memory: MaxMemory = None,
     json: Json = None,
 ) -> Report:
     """Self-consistent energy of a structure, and with --parent the difference to the parent's."""

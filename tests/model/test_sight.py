@@ -40,6 +40,8 @@ def test_first_and_second_derivatives_are_those_of_finite_differences():
     points = random_points(4, 2)
     assert torch.autograd.gradcheck(lambda *x: see(*x, 2), points)
     assert torch.autograd.gradgradcheck(lambda *x: see(*x, 2), points)
+    columns = [x.detach().T.contiguous().T.requires_grad_() for x in points]  # as a view comes
+    assert torch.autograd.gradgradcheck(lambda *x: see(*x, 2), columns)
 
 
 def test_a_rotation_changes_nothing():

@@ -206,7 +206,7 @@ def test_tiles_are_compact(generator: torch.Generator) -> None:
 @pytest.mark.parametrize("crystal", [False, True], ids=["molecule", "crystal"])
 @pytest.mark.parametrize(
     "config",
-    [{}, {"n_radial": (5, 4, 3)}, {"n_radial": (4, 2, 1)}, {"n_radial": (14, 1, 1), "cutoff": 9.0}],
+    [{}, {"n_radial": (5, 4, 3)}, {"n_radial": (4, 2, 1)}, {"n_radial": (14, 1, 1), "cutoff": 8.0}],
     ids=["default", "few", "fewest", "sharp"],
 )
 def test_any_sizes_and_precision(

@@ -12,6 +12,17 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from taufree.console import Report, facts, refuse_unwritable, reported, stderr
+from taufree.options import (
+    Basis,
+    Charge,
+    GridLevel,
+    Json,
+    Kpts,
+    MaxMemory,
+    Model,
+    Smearing,
+    Spin,
+)
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -21,33 +32,10 @@ if TYPE_CHECKING:
 File = Annotated[
     Path, typer.Argument(help="Structure: xyz, extxyz, cif, POSCAR, traj, ... (of frames the last)")
 ]
-Model = Annotated[str, typer.Option(help="A bundled model, or the path of one.")]
-Basis = Annotated[
-    str | None,
-    typer.Option(
-        help="Gaussian basis, by PySCF's name.",
-        show_default="def2-tzvp; of crystals gth-dzvp-molopt-sr, with pseudopotentials",
-    ),
-]
-Charge = Annotated[int, typer.Option(help="Total charge.")]
-Spin = Annotated[int, typer.Option(help="2S: the number of unpaired electrons.")]
-Kpts = Annotated[
-    tuple[int, int, int] | None,
-    typer.Option(metavar="N N N", min=1, help="Mesh of k-points, of a crystal."),
-]
-Smearing = Annotated[
-    float, typer.Option(min=0, help="Width of the Fermi function, eV, for metals.")
-]
-GridLevel = Annotated[int, typer.Option(min=0, max=9, help="PySCF's grid level.")]
-MaxMemory = Annotated[int | None, typer.Option(min=1, help="Memory to keep within, MB.")]
 Parent = Annotated[
     bool, typer.Option("--parent", help="Calculate with the orbital-dependent parent instead.")
 ]
 Out = Annotated[Path | None, typer.Option(metavar="FILE", help="Trajectory (ASE's .traj).")]
-Json = Annotated[
-    Path | None, typer.Option("--json", metavar="FILE", help="Write the result to FILE as JSON.")
-]
-
 KEPT = "The trajectory is kept: the same command with it as FILE goes on from its last step."
 
 

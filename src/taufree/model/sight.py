@@ -60,10 +60,10 @@ class _See(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, local: Tensor, f: Tensor, n_directed: int) -> Tensor:
         set_threads()
-        local, f = local.contiguous(), f.contiguous()
         ctx.save_for_backward(local, f)
         ctx.n_directed = n_directed
-        return torch.from_numpy(kernels.see(local.numpy(), f.numpy(), n_directed))
+        arrays = (x.contiguous().numpy() for x in (local, f))
+        return torch.from_numpy(kernels.see(*arrays, n_directed))  # type: ignore[call-arg]
 
     @staticmethod
     def backward(ctx: Any, d_seen: Tensor) -> tuple[Tensor, Tensor, None]:

@@ -9,6 +9,7 @@ import typer
 
 from taufree.console import Report, reported, stderr
 from taufree.errors import UserError
+from taufree.options import GridLevel, Json, MaxMemory, Model, Plot
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,20 +19,11 @@ PLOT_FORMATS = {".svg", ".png", ".pdf"}
 
 bench = typer.Typer(help="Speed beside PBE, the parent and other networks.", no_args_is_help=True)
 
-Json = Annotated[
-    Path | None, typer.Option("--json", metavar="FILE", help="Write the result to FILE as JSON.")
-]
-Plot = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Draw the result (.svg, .png or .pdf).")
-]
-Model = Annotated[str, typer.Option(help="A bundled model, or the path of one.")]
 Molecule = Annotated[
     Path | None, typer.Argument(metavar="[FILE]", help="Structure, if not benzene.")
 ]
 Basis = Annotated[str, typer.Option(help="Gaussian basis, by PySCF's name.")]
-GridLevel = Annotated[int, typer.Option(min=0, max=9, help="PySCF's grid level.")]
 Repeats = Annotated[int, typer.Option(min=1, help="Times each is run; medians are shown.")]
-MaxMemory = Annotated[int | None, typer.Option(min=1, help="PySCF's memory limit, MB.")]
 
 
 @bench.command()

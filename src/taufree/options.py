@@ -1,0 +1,36 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Json = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Write the result to FILE as JSON.")
+]
+Plot = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Draw the result (.svg, .png or .pdf).")
+]
+Model = Annotated[str, typer.Option(help="A bundled model, or the path of one.")]
+Basis = Annotated[
+    str | None,
+    typer.Option(
+        help="Gaussian basis, by PySCF's name.",
+        show_default="def2-tzvp; of crystals gth-dzvp-molopt-sr, with pseudopotentials",
+    ),
+]
+Charge = Annotated[int, typer.Option(help="Total charge.")]
+Spin = Annotated[int, typer.Option(help="2S: the number of unpaired electrons.")]
+Kpts = Annotated[
+    tuple[int, int, int] | None,
+    typer.Option(
+        metavar="N N N", min=1, help="Mesh of k-points, of a crystal.", show_default=False
+    ),
+]
+Smearing = Annotated[
+    float, typer.Option(min=0, help="Width of the Fermi function, eV, for metals.")
+]
+GridLevel = Annotated[int, typer.Option(min=0, max=9, help="PySCF's grid level.")]
+MaxMemory = Annotated[int | None, typer.Option(min=1, help="PySCF's memory limit, MB.")]
