@@ -264,6 +264,28 @@ def test_memory_blocks_and_order_change_nothing(
     assert energy() == pytest.approx(usual, abs=tolerance)
 
 
+@pytest.mark.parametrize("tagged", [True, False], ids=["orbitals", "density matrix"])
+def test_orbitals_left_out_of_a_block_change_nothing(
+    monkeypatch: pytest.MonkeyPatch, rough: Functional, tagged: bool
+) -> None:
+    near = "O 0 0 0; H 0 0.76 0.58; H 0 -0.76 0.58"
+    far = near.replace("O 0", "O 9").replace("H 0", "H 9")
+    mol = gto.M(atom=f"{near}; {far}", basis="6-31g", verbose=0)
+    dm = mol.RHF().run().make_rdm1()
+
+    def integrals() -> tuple[float, Array, list[int]]:
+        mf = kohn_sham(rough, mol)
+        _, e, v = mf._numint.nr_rks(mol, mf.grids, mf.xc, dm if tagged else np.array(dm))
+        return e, v, [len(ao.functions) for _, ao in mf._numint._cache._kept]
+
+    e, v, held = integrals()
+    monkeypatch.setattr(host, "AO_THRESHOLD", -1.0)
+    e_all, v_all, everything = integrals()
+    assert set(everything) == {mol.nao} and min(held) < mol.nao
+    assert e == pytest.approx(e_all, abs=SAME_INTEGRAL)
+    np.testing.assert_allclose(v, v_all, atol=1e-8)
+
+
 def test_small_memory_keeps_nothing(smooth: Functional, converged: Any) -> None:
     mf = kohn_sham(smooth)
     mf.max_memory = 1  # MB, less than the process has already

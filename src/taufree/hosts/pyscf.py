@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -25,8 +26,10 @@ from taufree.model.storage import load_model
 
 KS = TypeVar("KS", bound=dft.rks.KohnShamDFT)
 
-AO_BLOCK = 100 * BLKSIZE
-"""Grid points whose AO values are contracted together."""
+AO_BLOCK = 20 * BLKSIZE
+"""Grid points whose AO values are contracted together; few, so that they lie close together."""
+AO_THRESHOLD = 1e-10
+"""Largest |χ| and |∇χ| in a block below which an atomic orbital is left out of it."""
 
 
 def deorbitalize(mf: KS, model: str | Functional = "ms2", potential: str = "ks") -> KS:
@@ -179,14 +182,15 @@ class DeorbitalizedNumInt(Responding, numint.NumInt):
     def _density(self, cache: _GridCache, channels: list[np.ndarray], hermi: int) -> np.ndarray:
         mol, grids = cache.mol, cache.grids
         evaluators = [self._gen_rho_evaluator(mol, d, hermi, False, grids) for d in channels]
-        orbitals = [_occupied(d) for d in channels]
+        factors = [_factors(d) for d in channels]
         rho = np.empty((len(channels), evaluators[0][1], 4, grids.weights.size))
-        for points, ao, mask in cache.ao_blocks():
+        for points, ao in cache.ao_blocks():
             for s, (make_rho, n_set, _) in enumerate(evaluators):
                 for i in range(n_set):
-                    phi = orbitals[s] if mask is None else None
                     rho[s, i, :, points] = (
-                        make_rho(i, ao, mask, "GGA") if phi is None else _orbital_density(ao, phi)
+                        make_rho(i, ao.values, ao.mask, "GGA")
+                        if ao.functions is None
+                        else _block_density(ao, *factors[s][i])
                     )
         return rho
 
@@ -200,36 +204,75 @@ class DeorbitalizedNumInt(Responding, numint.NumInt):
         cutoff = grids.cutoff * 1e2
         n_bins = numint.NBINS * 2 - int(numint.NBINS * np.log(cutoff) / np.log(grids.cutoff))
         wv[:, :, 0] *= 0.5  # the matrix and its transpose are added at the end
-        for points, ao, mask in cache.ao_blocks():
+        for points, ao in cache.ao_blocks():
             for s, i in np.ndindex(n_spin, n_set):
                 block = np.ascontiguousarray(wv[s, i, :, points])
-                pairs = [(ao[0], numint._scale_ao_sparse(ao, block[:4], mask, ao_loc))]
+                if ao.functions is not None:
+                    vmat[s, i][np.ix_(ao.functions, ao.functions)] += _block_matrix(ao, block)
+                    continue
+                chi, mask = ao.values, ao.mask
+                pairs = [(chi[0], numint._scale_ao_sparse(chi, block[:4], mask, ao_loc))]
                 for v in block[4:] / 4:  # ½ in τ = ½Σ|∇φ|²
-                    pairs += [(x, numint._scale_ao_sparse(x, v, mask, ao_loc)) for x in ao[1:]]
+                    pairs += [(x, numint._scale_ao_sparse(x, v, mask, ao_loc)) for x in chi[1:]]
                 for bra, scaled in pairs:
-                    if mask is None:  # too small to screen: torch's product is faster
-                        torch.from_numpy(vmat[s, i]).addmm_(*map(torch.from_numpy, (bra.T, scaled)))
-                    else:
-                        numint._dot_ao_ao_sparse(
-                            bra, scaled, None, n_bins, mask, pair_mask, ao_loc, 0, vmat[s, i]
-                        )
+                    numint._dot_ao_ao_sparse(
+                        bra, scaled, None, n_bins, mask, pair_mask, ao_loc, 0, vmat[s, i]
+                    )
         return vmat + vmat.swapaxes(-1, -2)
 
 
-def _occupied(dm: Any) -> Tensor | None:
-    """√n_i φ_i of a single density matrix that PySCF tagged with its orbitals, (nao, n_occ)."""
-    if getattr(dm, "mo_coeff", None) is None or np.ndim(dm) != 2 or np.min(dm.mo_occ) < 0:
-        return None
-    held = dm.mo_occ > 0
-    return torch.from_numpy(dm.mo_coeff[:, held] * np.sqrt(dm.mo_occ[held]))
+@dataclass(frozen=True)
+class AtomicOrbitals:
+    """χ and ∇χ of a block of points.
+
+    Either PySCF screens them by ``mask``, and ``values`` is its (4, n_block, nao); or ``functions``
+    says which of them are not negligible, and ``values`` is (4, n_functions, n_block).
+    """
+
+    values: Any
+    mask: np.ndarray | None = None
+    functions: np.ndarray | None = None
 
 
-def _orbital_density(ao: np.ndarray, orbitals: Tensor) -> np.ndarray:
-    """ρ = Σφ², ∇ρ = 2Σφ∇φ from AO values (4, n_block, nao), as (4, n_block)."""
-    phi = orbitals.T @ torch.from_numpy(ao).mT  # (4, n_occ, n_block)
-    rho = (phi[0] * phi).sum(1)
+def _factors(dms: Any) -> list[tuple[Tensor, Tensor | None]]:
+    """What `_block_density` takes of each density matrix: its occupied orbitals if it has them."""
+    occupation = getattr(dms, "mo_occ", None)
+    if occupation is None or np.ndim(dms) != 2 or np.min(occupation) < 0:
+        dms = np.reshape(dms, (-1, *np.shape(dms)[-2:]))
+        return [(torch.from_numpy((d + d.T) / 2), None) for d in dms]
+    held = occupation > 0
+    orbitals = torch.from_numpy(dms.mo_coeff[:, held] * np.sqrt(occupation[held]))
+    return [(orbitals, orbitals)]
+
+
+def _block_density(ao: AtomicOrbitals, left: Tensor, right: Tensor | None) -> Tensor:
+    """ρ = Σ_k ψ_k ψ'_k and ∇ρ = 2 Σ_k ∇ψ_k ψ'_k at a block of points, (4, n_block).
+
+    ψ = ψ' are occupied orbitals; without them, ψ = χ and ψ' = Dχ of a symmetric density matrix.
+    """
+    chi = ao.values
+    part = left[ao.functions].to(chi)
+    if right is None:
+        psi, other = chi, part[:, ao.functions] @ chi[0]
+    else:
+        psi = part.T @ chi
+        other = psi[0]
+    rho = (psi * other).sum(1).double()
     rho[1:] *= 2
-    return rho.numpy()
+    return rho
+
+
+def _block_matrix(ao: AtomicOrbitals, wv: np.ndarray) -> np.ndarray:
+    """Half of V_μν of the block's functions: the other half is its transpose."""
+    chi, weights = ao.values, torch.from_numpy(wv).to(ao.values)
+    scaled = chi[0] * weights[0]
+    for x, v in zip(chi[1:], weights[1:4], strict=True):
+        scaled.addcmul_(x, v)
+    matrix = chi[0] @ scaled.T
+    for v in weights[4:] / 4:  # ½ in τ = ½Σ|∇φ|²
+        for x in chi[1:]:
+            matrix += x @ (x * v).T
+    return matrix.numpy()
 
 
 class _GridCache:
@@ -240,9 +283,8 @@ class _GridCache:
         kind = EXCHANGE_CORRELATION[ni.potential]
         self.xc = kind(ni.functional, grids.coords, grids.weights, nuclei(mol))
         self._env = mol._env.copy()
-        block = 4 * mol.nao * AO_BLOCK * 8e-6
-        self._n_kept = int(0.8 * max_memory // block)
-        self._kept: list[Any] = []
+        self._memory = 0.8 * max_memory * 1e6  # bytes left for values
+        self._kept: list[tuple[slice, AtomicOrbitals]] = []
 
     def serves(self, mol: Any, grids: Any) -> bool:
         return (
@@ -251,20 +293,29 @@ class _GridCache:
             and np.array_equal(mol._env, self._env)
         )
 
-    def ao_blocks(self) -> Iterator[tuple[slice, np.ndarray, np.ndarray | None]]:
-        """Points, AO values and gradients (4, n_block, nao), PySCF's screening mask."""
+    def ao_blocks(self) -> Iterator[tuple[slice, AtomicOrbitals]]:
+        """Points and what atomic orbitals are there, from memory as far as that goes."""
         n = self.grids.weights.size
         for i, start in enumerate(range(0, n, AO_BLOCK)):
             if i < len(self._kept):
                 yield self._kept[i]
                 continue
             points = slice(start, min(start + AO_BLOCK, n))
-            part = copy.copy(self.grids)
-            part.coords, part.weights = self.grids.coords[points], self.grids.weights[points]
-            if self.grids.non0tab is not None:
-                part.non0tab = part.screen_index = self.grids.non0tab[start // BLKSIZE :]
-            loop = numint.NumInt.block_loop(self.ni, self.mol, part, deriv=1, blksize=AO_BLOCK)
-            ao, mask, _, _ = next(loop)
-            if i < self._n_kept:
-                self._kept.append((points, ao, mask))
-            yield points, ao, mask
+            ao = self._orbitals(points)
+            self._memory -= ao.values.nbytes
+            if self._memory >= 0:
+                self._kept.append((points, ao))
+            yield points, ao
+
+    def _orbitals(self, points: slice) -> AtomicOrbitals:
+        part = copy.copy(self.grids)
+        part.coords, part.weights = self.grids.coords[points], self.grids.weights[points]
+        if self.grids.non0tab is not None:
+            part.non0tab = part.screen_index = self.grids.non0tab[points.start // BLKSIZE :]
+        loop = numint.NumInt.block_loop(self.ni, self.mol, part, deriv=1, blksize=AO_BLOCK)
+        values, mask, _, _ = next(loop)
+        if mask is not None:
+            return AtomicOrbitals(values, mask)
+        chi = torch.from_numpy(values).mT
+        functions = (chi.abs().amax((0, 2)) > AO_THRESHOLD).nonzero().squeeze(1)
+        return AtomicOrbitals(chi[:, functions].contiguous(), functions=functions.numpy())
