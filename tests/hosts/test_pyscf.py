@@ -233,6 +233,17 @@ def test_core_potentials(smooth: Functional) -> None:
     assert mf.converged
 
 
+def test_density_is_fitted_in_the_parent_s_auxiliary_basis(smooth: Functional) -> None:
+    """PySCF leaves it open while xc has its default, and takes one for exact exchange at last."""
+    mol = water_molecule("def2-svp")
+    given = dft.RKS(mol).density_fit()
+    mf = taufree.deorbitalize(given, smooth)
+    assert mf.with_df.auxbasis == dft.RKS(mol, xc="MS2").density_fit().with_df.auxbasis
+    assert given.with_df.auxbasis is None
+    chosen = taufree.deorbitalize(dft.RKS(mol).density_fit(auxbasis="weigend"), smooth)
+    assert chosen.with_df.auxbasis == "weigend"
+
+
 # --- memory, blocks, order: one integral however it is cut
 
 

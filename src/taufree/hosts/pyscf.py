@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from pyscf import dft, scf
+from pyscf.df.addons import predefined_auxbasis
 from pyscf.dft import numint
 from pyscf.gto.eval_gto import BLKSIZE
 from pyscf.pbc.gto import Cell
@@ -82,7 +83,21 @@ def deorbitalize(mf: KS, model: str | Functional = "ms2", potential: str = "ks")
         pbc.integrator(mf, functional) if periodic else DeorbitalizedNumInt(functional, potential)
     )
     new.converged = False
+    fit = getattr(new, "with_df", None)
+    if not periodic and fit is not None and fit.auxbasis is None:
+        new.with_df = fit.copy()  # the object that was given keeps its own
+        new.with_df.auxbasis = coulomb_fitting_basis(new.mol)
     return new
+
+
+def coulomb_fitting_basis(mol: Any) -> str | None:
+    """The auxiliary basis that PySCF fits the density with where no exact exchange is asked for.
+
+    It leaves the choice open while ``xc`` has its default, and then takes a larger one that is
+    meant for exact exchange too. None: made from the orbital basis.
+    """
+    name: str | None = predefined_auxbasis(mol, mol.basis, "PBE")
+    return name
 
 
 def _check_functional(mf: Any, functional: Functional) -> None:

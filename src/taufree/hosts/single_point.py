@@ -16,6 +16,7 @@ from rich.table import Table
 
 import taufree
 from taufree.errors import UnsupportedError, UserError
+from taufree.hosts.pyscf import coulomb_fitting_basis
 from taufree.hosts.structures import (
     CRYSTAL_BASIS,
     MOLECULAR_BASIS,
@@ -137,7 +138,7 @@ def _molecule(atoms: Atoms, settings: Settings) -> dft.rks.RKS:
         system.max_memory = settings.max_memory
     mf = (dft.UKS if settings.spin else dft.RKS)(system)
     if settings.density_fit:
-        mf = mf.density_fit()
+        mf = mf.density_fit(auxbasis=coulomb_fitting_basis(system))
     mf.grids.level = 3 if settings.grid_level is None else settings.grid_level
     return mf
 
