@@ -16,9 +16,10 @@ from taufree.motion import motion
 from taufree.physics.descriptors import contracted_gradient
 from taufree.physics.parents import partial_derivatives
 
-PRECISE_BELOW = 1e-5
+PRECISE_BELOW = 1e-3
 """Change of E_xc between calls (Ha) from which on the network runs in float64: the rounding of
-float32, some 1e-8 Ha, would keep an SCF from reaching PySCF's default ``conv_tol``."""
+float32, some 1e-8 Ha, keeps an SCF from reaching PySCF's default ``conv_tol``. The total energy is
+then about 1e-6 Ha from its end; a later change costs up to two more cycles."""
 
 
 class ExchangeCorrelation:
