@@ -101,7 +101,7 @@ def crystals(
 def scf(
     file: Annotated[
         Path | None,
-        typer.Argument(metavar="[FILE]", help="Structure, if not benzene, C16H34 and (H2O)16."),
+        typer.Argument(metavar="[FILE]", help="Structure, if not benzene and C16H34."),
     ] = None,
     basis: Basis = "def2-tzvp",
     model: Model = "ms2",

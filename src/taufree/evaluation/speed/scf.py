@@ -19,9 +19,8 @@ from taufree.functional import Functional
 DEFAULT: dict[str, Callable[[], Atoms]] = {
     "benzene": systems.benzene,
     "C16H34": lambda: systems.alkane(16),
-    "(H2O)16": lambda: systems.water_cluster(16),
 }
-"""What is run if no file is given: one small molecule, and a chain and a cluster of 50 atoms."""
+"""What is run if no file is given: a small molecule, and one of 50 atoms."""
 
 
 def bench_scf(
