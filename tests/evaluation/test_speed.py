@@ -161,9 +161,9 @@ def test_peak_memory_counts_what_was_freed_again():
 def test_stages_are_told_by_function_and_line():
     class Functional:
         def potential(self) -> None:
-            self.head()
+            self.at_points()
 
-        def head(self) -> None:
+        def at_points(self) -> None:
             time.sleep(0.05)
 
     with pytest.MonkeyPatch.context() as patch:
