@@ -93,9 +93,6 @@ def test_turning_a_molecule(functional: Functional) -> None:
         assert abs(change.surrogate) <= abs(change.parent) + ROTATION, seed
 
 
-@pytest.mark.xfail(
-    strict=True, reason="3.5e-4 Ha for H2O2 (bound 2.3e-4): what tokens see depends on the grid"
-)
 def test_finer_grids(functional: Functional) -> None:
     dm = hartree_fock_matrix(mol := peroxide())
     change = integrals(functional, mol, dm, 5) - integrals(functional, mol, dm, 3)
