@@ -181,8 +181,6 @@ def test_layers_of_pyscf_keep_the_tokens(functional: Functional, layer: str) -> 
 
 
 MISSED = "4e-4 Ha/bohr for H2O at level 5: the potential near nuclei is rougher than the parent's"
-    "some 4e-4 Ha/bohr for H2O at level 5: the potential near nuclei is rougher than the parent's"
-)
 
 
 @pytest.mark.slow
