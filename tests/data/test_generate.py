@@ -17,6 +17,7 @@ from taufree.data.generate import (
     grid_record,
     parent_exchange,
 )
+from taufree.data.orbitals import factor
 from taufree.data.systems import System
 
 LEVEL = 1
@@ -27,12 +28,16 @@ ROUNDING = 1e-12
 Small = Callable[..., System]
 
 
+def record_of(mf: Any, level: int = LEVEL) -> dict[str, Array]:
+    return grid_record(mf, [factor(mf.make_rdm1())], level, "MS2")[0]
+
+
 @pytest.mark.parametrize("name", ["H", "H2", "LiH", "H2O", "NH2", "Mg+2"])
 def test_record_is_the_density_and_exchange_of_pyscf(small: Small, name: str) -> None:
     system = small(name)
     mf = converge_parent(system)
     dm = mf.make_rdm1()
-    record = grid_record(mf, dm, LEVEL, "MS2")
+    record = record_of(mf)
     rho, tau, weights = record["rho"], record["tau"], record["weights"]
     n_spin = 2 if system.spin else 1
     assert rho.shape == (n_spin, len(weights))
@@ -53,13 +58,13 @@ def test_record_is_the_density_and_exchange_of_pyscf(small: Small, name: str) ->
 
 
 def test_laplacian_integrates_to_zero(small: Small) -> None:
-    record = grid_record(mf := converge_parent(small("H2")), mf.make_rdm1(), 3, "MS2")
+    record = record_of(converge_parent(small("H2")), 3)
     # ∫∇²ρ = 0: the flux of ∇ρ vanishes far away; |∇²ρ| integrates to a few bohr⁻²
     assert abs(record["lapl"][0] @ record["weights"]) < 1e-2
 
 
 def test_spin_scaling_agrees_with_spin_polarized_libxc(small: Small) -> None:
-    record = grid_record(mf := converge_parent(small("NH2")), mf.make_rdm1(), LEVEL, "MS2")
+    record = record_of(converge_parent(small("NH2")))
     rho, grad, tau = record["rho"], record["grad_rho"], record["tau"]
     inside = np.all(rho > 1e-6, axis=0)  # libxc cuts each form off at its own threshold
     fields = [np.vstack([n, g.T, t]) for n, g, t in zip(rho, grad, tau, strict=True)]
@@ -74,7 +79,7 @@ def test_spin_scaling_agrees_with_spin_polarized_libxc(small: Small) -> None:
 
 
 def test_empty_spin_channel_has_no_exchange(small: Small) -> None:
-    record = grid_record(mf := converge_parent(small("H")), mf.make_rdm1(), LEVEL, "MS2")
+    record = record_of(converge_parent(small("H")))
     for key in ("rho", "tau", "exc", "vrho", "vsigma", "vtau"):
         assert not record[key][1].any(), key
 
@@ -87,14 +92,16 @@ def test_uniform_gas_limit_is_lda() -> None:
 
 
 def test_iterates_approach_the_converged_density(small: Small) -> None:
-    record = calculate(small("LiH@iterates"), (LEVEL,))
+    record = calculate(small("LiH"), (LEVEL, LEVEL + 1))
     assert record.cycles == converge_parent(small("LiH")).cycles
     kinds = ["initial", "cycle1", "cycle2", "cycle3", "converged"]
-    assert sorted(record.densities) == sorted((kind, LEVEL) for kind in kinds)
+    responses = ["response1", "response2"]
+    expected = [*((kind, LEVEL) for kind in kinds + responses), ("converged", LEVEL + 1)]
+    assert sorted(record.densities) == sorted(expected)
     exchange = [_exchange(record.densities[kind, LEVEL]) for kind in kinds]
     error = np.abs(np.array(exchange) - exchange[-1])
     assert error[3] < error[1]  # DIIS need not be monotonic in between
-    for kind in kinds[1:]:
+    for kind in kinds[1:] + responses:
         arrays = record.densities[kind, LEVEL]
         np.testing.assert_allclose(arrays["rho"] @ arrays["weights"], 4, rtol=ELECTRONS)
 

@@ -17,6 +17,7 @@ from taufree.data.generate import (
     grid_record,
     mean_field,
 )
+from taufree.data.orbitals import factor
 from taufree.data.store import digest, iter_records, write_manifest, write_record
 from taufree.data.systems import Periodicity, System, registry
 from taufree.evaluation.errors import errors, model_alpha
@@ -46,7 +47,7 @@ HYDROGEN = replace(
 
 def test_record_is_the_density_and_exchange_of_pyscf() -> None:
     mf = converge_parent(HELIUM)
-    record = grid_record(mf, dm := mf.make_rdm1(), LEVEL, "MS2")
+    (record,) = grid_record(mf, [factor(dm := mf.make_rdm1())], LEVEL, "MS2")
     rho, tau, weights = record["rho"], record["tau"], record["weights"]
     assert all(np.isfinite(values).all() for values in record.values())
     assert rho[0] @ weights == pytest.approx(2, rel=ELECTRONS)

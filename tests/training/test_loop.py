@@ -93,7 +93,7 @@ def test_bad_settings_are_named(text: str, message: str, tmp_path: Path) -> None
 def test_no_data_is_said(config: TrainingConfig, tmp_path: Path) -> None:
     empty = config.model_copy(update={"data": tmp_path / "nothing"})
     with pytest.raises(UserError, match="data build"):
-        loop.load_samples(empty, "train")
+        loop.load_densities(empty, "train", torch.device("cpu"))
 
 
 def test_a_run_starts_from_given_weights(config: TrainingConfig, tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import zlib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyscf import dft, gto
 
-from taufree.data import periodic
+from taufree.data import orbitals, periodic
 from taufree.data.splits import split_of
 from taufree.data.systems import System
 from taufree.physics.parents import parent_named
@@ -20,6 +21,7 @@ Array = NDArray[np.float64]
 RHO_MIN = 1e-12  # bohr⁻³: points with less in every spin channel, or weight 0, are left out
 MISSING = 2e-3  # largest relative error of ∫ρ: a density that its grid does not hold is of no use
 ITERATES = 3  # SCF cycles whose densities are kept beside the first guess
+RESPONSES = 2  # perturbed densities around the converged one, to train on
 
 
 class NotConvergedError(RuntimeError):
@@ -34,15 +36,18 @@ class GridError(RuntimeError):
 class ParentRecord:
     """What one calculation of the parent leaves behind.
 
-    ``densities`` has one entry for every (density kind, grid level): ``converged``, and for a
-    system with ``iterates`` also ``initial`` (the first guess) and ``cycle1`` to ``cycle3``. The
-    arrays are those of `grid_record`; ``e_tot`` belongs to the converged density, and
-    ``cycles`` counts those of every method it took.
+    ``orbitals`` has an L of `taufree.data.orbitals.factor` for every kind of density:
+    ``converged``; of a molecule also ``initial`` (the first guess) and ``cycle1`` to ``cycle3``; to
+    train on, also ``response1`` and ``response2``, see `taufree.data.orbitals.perturbed`.
+    ``densities`` has the arrays of `grid_record` for every (kind, grid level): the converged
+    density on all levels, the others on the coarsest. ``e_tot`` belongs to the converged density,
+    and ``cycles`` counts those of every method it took.
     """
 
     system: System
     e_tot: float
     cycles: int
+    orbitals: dict[str, Array]
     densities: dict[tuple[str, int], dict[str, Array]]
 
 
@@ -62,25 +67,47 @@ def calculate(system: System, levels: Iterable[int]) -> ParentRecord:
     def keep(scf: dict[str, Any]) -> None:
         nonlocal cycles
         cycles += 1
-        if system.iterates and cycles == 1:
+        if not system.period and cycles == 1:
             matrices["initial"] = np.array(scf["dm_last"])
-        if system.iterates and cycles <= ITERATES:
+        if not system.period and cycles <= ITERATES:
             matrices[f"cycle{cycles}"] = np.array(scf["dm"])
 
     mf = converge_parent(system, keep)
     matrices["converged"] = np.asarray(mf.make_rdm1())
-    densities = {
-        (kind, level): grid_record(mf, dm, level, system.parent)
-        for level in levels
-        for kind, dm in matrices.items()
-    }
-    for (_, level), arrays in densities.items():
+    if not system.period and split_of(system.formula) == "train":
+        rng = np.random.default_rng(zlib.crc32(system.name.encode()))
+        for i in range(RESPONSES):
+            matrices[f"response{i + 1}"] = orbitals.perturbed(mf, rng)
+    factors = {kind: orbitals.factor(dm) for kind, dm in matrices.items()}
+    return ParentRecord(
+        system, float(mf.e_tot), cycles, factors, densities(system, mf, factors, levels)
+    )
+
+
+def densities(
+    system: System, mf: dft.rks.RKS, factors: dict[str, Array], levels: Iterable[int]
+) -> dict[tuple[str, int], dict[str, Array]]:
+    """`grid_record` of every kind of density: the converged one on all levels, others on the first.
+
+    Raises
+    ------
+    GridError
+        If a grid loses electrons.
+    """
+    found: dict[tuple[str, int], dict[str, Array]] = {}
+    for i, level in enumerate(levels):
+        kinds = [kind for kind in factors if kind == "converged" or i == 0]
+        records = grid_record(mf, [factors[kind] for kind in kinds], level, system.parent)
+        found |= {(kind, level): record for kind, record in zip(kinds, records, strict=True)}
+    for (kind, level), arrays in found.items():
+        if kind == "initial":  # PySCF's guess, projected on the basis, need not hold all electrons
+            continue
         electrons = float((arrays["rho"] @ arrays["weights"]).sum())
         if abs(electrons - system.n_electrons) > MISSING * system.n_electrons:
             raise GridError(
                 f"{electrons:.4f} of {system.n_electrons} electrons on the grid of level {level}"
             )
-    return ParentRecord(system, float(mf.e_tot), cycles, densities)
+    return found
 
 
 def converge_parent(
@@ -144,25 +171,38 @@ def _apply_field(mf: dft.rks.RKS, field: Array) -> None:
     mf.energy_nuc = lambda *_: nuclear
 
 
-def grid_record(mf: dft.rks.RKS, dm: Array, level: int, parent: str) -> dict[str, Array]:
-    """Density, orbitals' τ and the parent's exchange on the grid of ``level``.
+def grid_record(
+    mf: dft.rks.RKS, factors: Sequence[Array], level: int, parent: str
+) -> list[dict[str, Array]]:
+    """Densities, orbitals' τ and the parent's exchange on the grid of ``level``.
+
+    Parameters
+    ----------
+    factors
+        L of each density, see `taufree.data.orbitals.factor`: (n_ao, n_occupied), in a crystal
+        (n_k, n_ao, n_occupied), before that the spin channels if there are two.
 
     Returns
     -------
-    dict
-        ``coords`` (n_points, 3), ``weights`` (n_points,); per spin channel ``rho``, ``lapl``,
-        ``tau`` (n_spin, n_points), ``grad_rho`` (n_spin, n_points, 3), and the arrays of
-        `parent_exchange`.
-        τ = ½ Σ_ij D_ij ∇χ_i·∇χ_j, which is ½ Σ|∇φ|² for the density matrix of orbitals.
+    list of dict
+        On the points that any of the densities reaches: ``coords`` (n_points, 3), ``weights``
+        (n_points,); per spin channel ``rho``, ``lapl``, ``tau`` (n_spin, n_points), ``grad_rho``
+        (n_spin, n_points, 3), and the arrays of
+        `parent_exchange`. τ = ½ Σ|∇φ|².
     """
-    coords, weights, field = (periodic.fields if hasattr(mf, "kpts") else _fields)(mf, dm, level)
-    keep = np.any(field[:, 0] > RHO_MIN, axis=0) & (weights != 0)
-    field = field[..., keep]
+    make = periodic.fields if hasattr(mf, "kpts") else _fields
+    coords, weights, densities = make(mf, factors, level)
+    keep = np.any([field[:, 0] > RHO_MIN for field in densities], axis=(0, 1)) & (weights != 0)
+    coords, weights = coords[keep], weights[keep]
+    return [_grid_record(coords, weights, field[..., keep], parent) for field in densities]
+
+
+def _grid_record(coords: Array, weights: Array, field: Array, parent: str) -> dict[str, Array]:
     rho, grad_rho = field[:, 0], field[:, 1:4].transpose(0, 2, 1)
     lapl, tau = field[:, 4], field[:, 5]
     return {
-        "coords": coords[keep],
-        "weights": weights[keep],
+        "coords": coords,
+        "weights": weights,
         "rho": rho,
         "grad_rho": grad_rho,
         "lapl": lapl,
@@ -171,18 +211,19 @@ def grid_record(mf: dft.rks.RKS, dm: Array, level: int, parent: str) -> dict[str
     }
 
 
-def _fields(mf: dft.rks.RKS, dm: Array, level: int) -> tuple[Array, Array, Array]:
-    """Points, weights, and ρ, ∇ρ, ∇²ρ, τ of each spin channel, (n_spin, 6, n_points)."""
+def _fields(
+    mf: dft.rks.RKS, factors: Sequence[Array], level: int
+) -> tuple[Array, Array, list[Array]]:
+    """Points, weights, and of each density ρ, ∇ρ, ∇²ρ, τ by spin, (n_spin, 6, n_points)."""
     grids = dft.gen_grid.Grids(mf.mol)
     grids.level = level
     grids.build()
-    ni = dft.numint.NumInt()
-    dms = np.asarray(dm).reshape(-1, *np.shape(dm)[-2:])
-    blocks = [
-        [ni.eval_rho(mf.mol, ao, d, mask, xctype="MGGA", hermi=1, with_lapl=True) for d in dms]
-        for ao, mask, _, _ in ni.block_loop(mf.mol, grids, dms.shape[-1], deriv=2)
-    ]
-    return grids.coords, grids.weights, np.concatenate(blocks, axis=-1)
+    channels = [f.reshape(-1, *f.shape[-2:]) for f in factors]
+    parts: list[list[Array]] = []
+    for ao, *_ in dft.numint.NumInt().block_loop(mf.mol, grids, mf.mol.nao, deriv=2):
+        parts.append([np.array([orbitals.fields([(ao, o)]) for o in c]) for c in channels])
+    together = [np.concatenate(p, axis=-1) for p in zip(*parts, strict=True)]
+    return grids.coords, grids.weights, together
 
 
 def parent_exchange(rho: Array, grad_rho: Array, tau: Array, parent: str) -> dict[str, Array]:

@@ -9,7 +9,7 @@ basis asks for, with fast Fourier transforms.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 from pyscf.pbc import dft, gto
 from pyscf.pbc.dft import numint
 
+from taufree.data import orbitals
 from taufree.data.systems import Periodicity, System
+from taufree.data.time_reversal import PairedGDF, PairedNumInt, Pairs
 
-Array = NDArray[np.float64]
+Array = NDArray[Any]
 
 GRID_LEVEL = 1
 PLANE_WAVES = 25.0
@@ -53,12 +55,13 @@ def mean_field(system: System) -> dft.krks.KRKS:
     )
     if period.pseudo is None:
         mf = mf.density_fit()
+        mf.with_df = mf.with_df.view(PairedGDF)
         mf.with_df.mesh = cell.cutoff_to_mesh(PLANE_WAVES)
         mf.grids = dft.BeckeGrids(cell)
         mf.grids.level = GRID_LEVEL
     if period.smearing:
         mf = mf.smearing(sigma=period.smearing, method="gauss")
-    mf._numint = RememberingNumInt()
+    mf._numint = PairedNumInt()
     mf.max_cycle = MAX_CYCLES
     mf.chkfile = None
     return mf
@@ -96,8 +99,10 @@ def magnetic_guess(mf: dft.kuks.KUKS, moments: tuple[float, ...]) -> Array:
     return np.stack([guess * (1 + mean) / 2, guess * (1 - mean) / 2])
 
 
-def fields(mf: dft.krks.KRKS, dm: Array, level: int) -> tuple[Array, Array, Array]:
-    """Points, weights, and ρ, ∇ρ, ∇²ρ, τ of each spin channel, (n_spin, 6, n_points).
+def fields(
+    mf: dft.krks.KRKS, factors: Sequence[Array], level: int
+) -> tuple[Array, Array, list[Array]]:
+    """Points, weights, and of each density ρ, ∇ρ, ∇²ρ, τ by spin, (n_spin, 6, n_points).
 
     A uniform grid is the same for every level.
     """
@@ -107,13 +112,20 @@ def fields(mf: dft.krks.KRKS, dm: Array, level: int) -> tuple[Array, Array, Arra
         grids = dft.BeckeGrids(cell)
         grids.level = level
         grids.build()
-    ni = numint.KNumInt()
-    dms = np.asarray(dm).reshape(-1, *np.shape(dm)[-3:])
-    blocks = [
-        [ni.eval_rho(cell, ao, d, mask, xctype="MGGA", hermi=1, with_lapl=True) for d in dms]
-        for ao, _, mask, _, _ in ni.block_loop(cell, grids, deriv=2, kpts=kpts, max_memory=500)
-    ]
-    return grids.coords, grids.weights, np.concatenate(blocks, axis=-1)
+    pairs = Pairs(cell, kpts)
+    weight = np.sqrt(pairs.weight / len(pairs.kept))[:, None, None]
+    channels = [
+        f.reshape(-1, *f.shape[-3:])[:, pairs.kept] * weight for f in factors
+    ]  # (n_spin, n_kept, n_ao, n_occupied)
+    parts: list[list[Array]] = []
+    for ao, *_ in numint.KNumInt().block_loop(
+        cell, grids, deriv=2, kpts=kpts[pairs.kept], max_memory=500
+    ):
+        parts.append(
+            [np.array([orbitals.fields(zip(ao, o, strict=True)) for o in c]) for c in channels]
+        )
+    together = [np.concatenate(p, axis=-1) for p in zip(*parts, strict=True)]
+    return grids.coords, grids.weights, together
 
 
 def properties(mf: dft.krks.KRKS) -> dict[str, float | None]:
@@ -138,18 +150,3 @@ def properties(mf: dft.krks.KRKS) -> dict[str, float | None]:
         "moment": moment,
     }
 
-
-class RememberingNumInt(numint.KNumInt):
-    """PySCF's integrator for one cell, grid and k mesh: orbital values are kept between cycles."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._kept: dict[int, list[Any]] = {}  # by order of derivatives
-
-    def block_loop(
-        self, cell: Any, grids: Any, nao: Any = None, deriv: int = 0, *args: Any, **options: Any
-    ) -> Iterator[Any]:
-        """Blocks as PySCF makes them: values (twice), mask, weights, coordinates."""
-        if deriv not in self._kept:
-            self._kept[deriv] = list(super().block_loop(cell, grids, nao, deriv, *args, **options))
-        yield from self._kept[deriv]

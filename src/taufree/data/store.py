@@ -3,7 +3,8 @@
 Layout of a file: attributes say what was calculated, by which versions, and how it went; datasets
 ``positions`` (bohr) and ``numbers``, of a crystal also ``lattice`` (cell vectors as rows, bohr);
 one group a density, named ``converged-2`` (density kind, grid level), with the arrays of
-`taufree.data.generate.grid_record`.
+`taufree.data.generate.grid_record`; and a group ``orbitals`` with those that made each kind of
+density, from which `taufree.data.package` can evaluate all of that again.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from taufree.errors import UserError
 from taufree.files import write_atomic
 from taufree.quantities import GridDensity
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "manifest.json"
 
 
@@ -137,6 +138,8 @@ def write_record(folder: Path, record: ParentRecord, digest: str) -> Entry:
                 core_electrons=period.core_electrons,
                 exp_to_discard=period.exp_to_discard,
             )
+        for kind, orbitals in record.orbitals.items():
+            file[f"orbitals/{kind}"] = orbitals
         for (density_kind, level), arrays in record.densities.items():
             group = file.create_group(f"{density_kind}-{level}")
             group.attrs.update(density_kind=density_kind, grid_level=level)
@@ -195,7 +198,7 @@ def load_record(
         return [
             _reference(file, group)
             for group in file.values()
-            if isinstance(group, h5py.Group)
+            if "grid_level" in group.attrs
             and (levels is None or group.attrs["grid_level"] in levels)
             and (density_kinds is None or group.attrs["density_kind"] in density_kinds)
         ]
@@ -232,6 +235,12 @@ def _reference(file: h5py.File, group: h5py.Group) -> ReferenceDensity:
         density_kind=str(group.attrs["density_kind"]),
         e_tot=float(attrs["e_tot"]),
     )
+
+
+def entries_of(folder: Path, split: Split) -> list[Entry]:
+    """Manifest entries of the finished systems of a split."""
+    entries = read_manifest(folder).values()
+    return [e for e in entries if e.status == "done" and split_of(e.formula) == split]
 
 
 def iter_records(

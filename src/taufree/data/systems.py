@@ -12,7 +12,6 @@ compounds  some 380 small compounds from SMILES, at force-field geometries
 dimers     weakly bound dimers, none of them in the S22 set (that one is for evaluation)
 stretched  g2 molecules of the training split, all distances scaled
 fields     training molecules in a weak uniform electric field
-iterates   training molecules with their densities from the first guess on
 crystals   all-electron crystals, see `taufree.data.crystals`; ``crystals-gth``: a few of them
            with Goedecker-Teter-Hutter pseudopotentials
 ========== ==================================================================================
@@ -38,7 +37,7 @@ from ase.units import Bohr
 
 KINDS = (
     "g2", "atoms", "ions", "diatomics", "molecules", "compounds", "dimers", "stretched", "fields",
-    "iterates", "crystals", "crystals-gth",
+    "crystals", "crystals-gth",
 )  # fmt: skip
 STRETCHED = (
     "H2", "LiH", "CH4", "NH3", "H2O", "HF", "HCl", "N2", "O2", "F2", "CO2", "HCN", "SH2", "SiH4",
@@ -47,10 +46,6 @@ STRETCHED = (
 STRETCHES = (0.9, 1.15)
 IN_FIELD = ("H2", "LiH", "CH4", "NH3", "H2O", "HF", "HCl", "N2", "CO2", "HCN", "C2H6", "SiH4")
 FIELD = 0.01  # a.u.: a permanent dipole's field at some 5 bohr
-ITERATED = (
-    "H2", "LiH", "Li2", "CH3", "CH4", "NH2", "NH3", "OH", "H2O", "HF", "N2", "NO", "O2", "F2",
-    "CO2", "HCN", "C2H6", "CH3OCH3", "Si2", "SiH4", "PH3", "SH2", "SO2", "HCl",
-)  # fmt: skip
 DIFFUSE = "def2-tzvpd"  # anions and van der Waals tails
 
 
@@ -90,7 +85,6 @@ class System:
     parent: str = "MS2"
     kind: str = "g2"
     field: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    iterates: bool = False
     period: Periodicity | None = None
 
     @classmethod
@@ -142,7 +136,7 @@ def registry() -> MappingProxyType[str, System]:
 
     systems = [
         *g2_systems(), *_atoms(), *_diatomics(), *_tabulated(), *_compounds(), *_stretched(),
-        *_in_fields(), *_iterated(), *crystals(),
+        *_in_fields(), *crystals(),
     ]  # fmt: skip
     systems.sort(key=lambda system: KINDS.index(system.kind))
     by_name = {system.name: system for system in systems}
@@ -212,8 +206,3 @@ def _in_fields() -> Iterator[System]:
     x, y, z = (FIELD * direction).tolist()
     for name in IN_FIELD:
         yield replace(_g2(name), name=f"{name}@field", kind="fields", field=(x, y, z))
-
-
-def _iterated() -> Iterator[System]:
-    for name in ITERATED:
-        yield replace(_g2(name), name=f"{name}@iterates", kind="iterates", iterates=True)

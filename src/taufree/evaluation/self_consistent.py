@@ -223,7 +223,7 @@ def _fit_density(mf: Any, system: System, folder: Path | None) -> None:
     if folder is None:
         mf.with_df.build(j_only=True)
         return
-    definition = replace(system, name="", parent="", iterates=False)
+    definition = replace(system, name="", parent="")
     path = folder / f"{Path(file_of(system)).stem}-{digest(definition, [])[:12]}.h5"
     if not path.is_file():
         with tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:

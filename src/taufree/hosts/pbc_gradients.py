@@ -1,9 +1,9 @@
 """Forces and stress of crystals: PySCF's own for a GGA, with what the surrogate adds to them.
 
 Points of a grid stay where they are when nuclei move, and move with the cell under strain,
-r → (1 + ε) r. On a uniform grid these are the derivatives of the energy as it is computed. On
-Becke's, whose points follow their atoms, they are what PySCF's convention without grid response is
-for molecules: derivatives up to the error of the grid.
+r → (1 + ε) r. On a uniform grid these are the derivatives of the energy as it is computed. Becke's
+points follow their atoms: with ``grid_response``, which PySCF does not have for crystals, the
+derivatives are those of the energy there too; without, as for molecules, up to the grid's error.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pyscf.pbc.grad import krks_stress, kuks_stress, rks_stress
 from pyscf.pbc.lib.kpts import KPoints
 
 from taufree.errors import UnsupportedError
+from taufree.hosts.becke import Images, images
 from taufree.hosts.exchange_correlation import Partials
 
 SECOND = np.array([[1, 4, 5, 6], [2, 5, 7, 8], [3, 6, 8, 9]])
@@ -64,28 +65,33 @@ class DeorbitalizedKGradients:
 
     def get_veff(self, dm: Any = None, kpts: Any = None) -> np.ndarray:
         """Derivative of Coulomb and exchange-correlation matrices, (3, [2,] n_k, nao, nao)."""
-        if self.grid_response:
-            raise UnsupportedError("grid_response is not available for crystals: use a finer grid.")
         dm = np.asarray(self.base.make_rdm1() if dm is None else dm)
         coulomb = self.get_j(dm, self.base.kpts)
-        partials = self._partials(dm)
+        grids, partials, images = self._on_grid(dm)
         matrix = np.zeros((3, *dm.shape), dtype=dm.dtype)
         sets = matrix[:, None] if dm.ndim == 3 else matrix  # a view: (3, n_spin, n_k, nao, nao)
+        slopes = partials.points.copy()  # dE/dr_j
         cell, ni, stop = self.cell, self.base._numint, 0
-        for aos, _, mask, weights, _ in ni.block_loop(
-            cell, self.base.grids, cell.nao, 2, self.base.kpts
-        ):
+        for aos, _, mask, weights, _ in ni.block_loop(cell, grids, cell.nao, 2, self.base.kpts):
             points = slice(stop, stop := stop + len(weights))
-            for s, wv in enumerate(partials.values[:, :, points] * GGA_FACTORS):
+            v = partials.values[:, :, points]
+            for s, wv in enumerate(v * GGA_FACTORS):
                 for k, ao in enumerate(aos):
                     rks._gga_grad_sum_(sets[:, s, k], cell, ao, wv, mask, cell.ao_loc_nr())
-        self._tokens = np.zeros((cell.natm, 3))
-        self._tokens[cell.atom_charges() > 0] = partials.centers
+            if images is not None:
+                for k, ao in enumerate(aos):
+                    slopes[points] += _change(ao[SECOND], ao, dm[..., k, :, :], v).T / len(aos)
+        self._extra = np.zeros((cell.natm, 3))
+        self._extra[cell.atom_charges() > 0] = partials.centers
+        if images is not None:
+            moved = images.weight_slopes(grids.coords, grids.weights, partials.weights)
+            np.add.at(moved, images.owners, slopes)
+            np.add.at(self._extra, images.atoms, moved)
         return (coulomb.sum(1, keepdims=True) if dm.ndim == 4 else coulomb) - matrix
 
     def extra_force(self, atom_id: int, envs: dict[str, Any]) -> Any:
-        """Motion of the tokens, at points that stay."""
-        return super().extra_force(atom_id, envs) + self._tokens[atom_id]  # type: ignore[misc]
+        """Motion of the tokens and, with grid response, of points and weights."""
+        return super().extra_force(atom_id, envs) + self._extra[atom_id]  # type: ignore[misc]
 
     def get_stress(self) -> np.ndarray:
         """(1/V) ∂E/∂ε, (3, 3), hartree/bohr³."""
@@ -100,33 +106,57 @@ class DeorbitalizedKGradients:
         return found
 
     def _xc_stress(self, dm: np.ndarray) -> np.ndarray:
-        """Of basis functions and points, of the weights (that grow as the cell) and of tokens."""
-        partials = self._partials(dm)
-        cell, kpts, grids = self.cell, self.base.kpts, self.base.grids
-        strain = partials.strain + np.eye(3) * float(grids.weights @ partials.weights)
+        """Of basis functions, points, weights and tokens.
+
+        A point moves as its own position does or, with grid response, as its nucleus.
+        """
+        grids, partials, images = self._on_grid(dm)
+        cell, kpts, strain = self.cell, self.base.kpts, partials.strain.copy()
+        if images is None:
+            anchors = grids.coords
+            strain += np.eye(3) * float(grids.weights @ partials.weights)  # they grow as the cell
+        else:
+            anchors = images.centers[images.owners]
+            moved = images.weight_slopes(grids.coords, grids.weights, partials.weights)
+            strain += moved.T @ images.centers + partials.points.T @ (anchors - grids.coords)
         block = max(1, int(BLOCK_MB * 1e6 / (46 * 16 * cell.nao * len(kpts))))
         for start in range(0, len(grids.weights), block):
             part = slice(start, start + block)
-            coords = np.ascontiguousarray(grids.coords[part])
+            coords, v = np.ascontiguousarray(grids.coords[part]), partials.values[:, :, part]
             values = eval_ao_kpts(cell, coords, kpts, deriv=2)
             strained = rks_stress._eval_ao_strain_derivatives(cell, coords, kpts, deriv=1)
             for k, (ao, by_strain) in enumerate(zip(values, strained, strict=True)):
-                # ∂_b of φ and of ∂_aφ, times r_c: points move too
-                motion = np.einsum("bnjm,jc->bcnjm", ao[SECOND], coords)
-                moved = by_strain + motion  # (3, 3, 4, n_block, nao): by ε_bc of φ, ∇φ
-                for s, d in enumerate(dm.reshape(-1, *dm.shape[-3:])[:, k]):
-                    wv = partials.values[s, :, part]
-                    c = ao[:4] @ d  # (4, n_block, nao)
-                    bra = np.einsum("njm,nj->jm", c, wv)
-                    out = np.einsum("bcjm,jm->bc", moved[:, :, 0], bra.conj())
-                    ket = c[0][None] * wv[1:, :, None]
-                    out += np.einsum("bcnjm,njm->bc", moved[:, :, 1:], ket.conj())
-                    strain += 2 / len(kpts) * out.real
+                d = dm[..., k, :, :]
+                change = _change(by_strain, ao, d, v).sum(-1)
+                change += _change(ao[SECOND], ao, d, v) @ anchors[part]
+                strain += change / len(kpts)
         return strain / cell.vol
 
-    def _partials(self, dm: np.ndarray) -> Partials:
-        self.base._numint.check(self.base.xc)
-        return self.base._numint.partials(self.cell, self.base.grids, self.base.kpts, dm)
+    def _on_grid(self, dm: np.ndarray) -> tuple[Any, Partials, Images | None]:
+        """The grid, what E_xc depends on there, and whose points they are if they follow nuclei."""
+        ni, grids = self.base._numint, self.base.grids if self.grids is None else self.grids
+        ni.check(self.base.xc)
+        if grids.coords is None:
+            grids.build(with_non0tab=True)
+        follows = self.grid_response and isinstance(grids, dft.BeckeGrids)
+        partials = ni.partials(self.cell, grids, self.base.kpts, dm)
+        return grids, partials, images(self.cell, grids) if follows else None
+
+
+def _change(moved: np.ndarray, ao: np.ndarray, dm: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Σ_n v_n δρ_n of orbitals that change, (..., n_block); ρ_n is ρ, ∇ρ.
+
+    ``moved`` (..., 4, n_block, nao) is δφ, δ∇φ at one k-point, ``ao`` (≥ 4, n_block, nao) φ, ∇φ,
+    ``dm`` ([n_spin,] nao, nao), ``v`` (n_spin, 4, n_block).
+    """
+    total = np.zeros((*moved.shape[:-3], v.shape[-1]))
+    for d, wv in zip(dm.reshape(-1, *dm.shape[-2:]), v, strict=True):
+        c = ao[:4] @ d
+        bra = np.einsum("njm,nj->jm", c, wv).conj()
+        ket = (c[0] * wv[1:, :, None]).conj()
+        total += 2 * np.einsum("...jm,jm->...j", moved[..., 0, :, :], bra).real
+        total += 2 * np.einsum("...njm,njm->...j", moved[..., 1:, :, :], ket).real
+    return total
 
 
 def _no_xc(xc_code: str, rho: np.ndarray, *args: Any, **kwargs: Any) -> Any:

@@ -27,11 +27,10 @@ class TrainingConfig(BaseModel):
     seed: int = 0
     levels: tuple[int, ...] = (1, 2)
     """Grid levels of the training densities."""
-    molecular_bases: tuple[str, ...] = ()
-    """Only molecules calculated in these basis sets (crystals in any); by default in all."""
     steps: int = Field(20_000, ge=1)
     densities_per_step: int = Field(8, ge=1)
-    points_per_density: int = Field(2_000, ge=2)
+    """Systems a step; of each, the converged density and another one where there are any."""
+    points_per_density: int = Field(1_000, ge=2)
     learning_rate: float = Field(2e-2, gt=0)
     warmup_steps: int = 200
     max_gradient: float = Field(0.1, gt=0)
@@ -41,6 +40,8 @@ class TrainingConfig(BaseModel):
     With a share for ``scaled``, uniformly scaled densities of G2 molecules join."""
     energy_weight: float = Field(1.0, ge=0)
     """Weight of the loss on ΔE_x beside that on ∫|Δe_x|."""
+    response_weight: float = Field(0.0, ge=0)
+    """Weight of the loss on the energy's change between two densities of a system."""
     balance_weight: float = Field(3e-3, ge=0)
     """Weight of the loss that keeps every expert in use."""
     validate_every: int = Field(1_000, ge=1)

@@ -5,22 +5,28 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
+from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
 from torch.optim import Optimizer
 
 from taufree.console import stderr
 from taufree.data.splits import Split
-from taufree.data.store import ReferenceDensity, iter_records, manifest_checksum, read_manifest
+from taufree.data.store import (
+    ReferenceDensity,
+    entries_of,
+    load_record,
+    manifest_checksum,
+    read_manifest,
+)
 from taufree.data.summary import elements
-from taufree.data.systems import registry
 from taufree.errors import UserError
 from taufree.model.network import Network
 from taufree.model.storage import load_model, save_model
@@ -28,7 +34,11 @@ from taufree.training.checkpoint import load_checkpoint, save_checkpoint
 from taufree.training.config import TrainingConfig, read_config
 from taufree.training.losses import Losses
 from taufree.training.plots import plot_learning_curve
-from taufree.training.samples import Batch, Sample, draw, samples_of, scaled_record
+from taufree.training.samples import Batch, Densities, families_of, scaled_record
+
+Chance = NDArray[np.float64]
+LOG_EVERY = 10
+"""Steps between looks at the losses: each waits for the device."""
 
 
 def train(config_path: Path, *, resume: bool = True) -> dict[str, Any]:
@@ -62,9 +72,9 @@ def train(config_path: Path, *, resume: bool = True) -> dict[str, Any]:
         _truncate_log(log, step)
     else:
         log.unlink(missing_ok=True)
-    train_set = load_samples(config, "train")
+    train_set = load_densities(config, "train", fabric.device)
     chance, rank, n_ranks = chances(train_set, config.shares), fabric.global_rank, fabric.world_size
-    validation_set = load_samples(config, "validation")
+    validation_set = load_densities(config, "validation", fabric.device)
 
     module, *wrapped = fabric.setup(losses, *optimizers)
     with _progress(fabric.is_global_zero) as progress:
@@ -79,12 +89,14 @@ def train(config_path: Path, *, resume: bool = True) -> dict[str, Any]:
                 optimizer.step()
                 optimizer.zero_grad()
             step += 1
-            for key, value in terms.items():
-                running[key] = 0.99 * running.get(key, value.item()) + 0.01 * value.item()
-            progress.update(task, completed=step, note=f"L1 {running['l1'] * 1e3:.3f} mHa/e")
+            validates = step % config.validate_every == 0 or step == config.steps
+            if step % LOG_EVERY == 0 or validates:
+                for key, value in terms.items():
+                    running[key] = 0.9 * running.get(key, value.item()) + 0.1 * value.item()
+                progress.update(task, completed=step, note=f"L1 {running['l1'] * 1e3:.3f} mHa/e")
             if not fabric.is_global_zero:
                 continue
-            if step % config.validate_every == 0 or step == config.steps:
+            if validates:
                 errors = validate(losses, validation_set)
                 with log.open("a") as file:
                     entry = {"step": step, "train": running, "validation": errors}
@@ -114,27 +126,26 @@ def _network(config: TrainingConfig) -> Network:
 
 def draw_batch(
     step: int,
-    samples: list[Sample],
-    chance: Tensor,
+    densities: Densities,
+    chance: Chance,
     config: TrainingConfig,
     rank: int = 0,
     n_ranks: int = 1,
 ) -> Batch:
-    """The batch of a step, by the `chances` of the samples: it depends on seed, step and rank."""
+    """The batch of a step, by the `chances` of the families: it depends on seed, step and rank."""
     seed = (config.seed * 1_000_003 + step) * n_ranks + rank
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.multinomial(chance, config.densities_per_step, True, generator=generator)
-    picked = [samples[i] for i in chosen.tolist()]
-    return draw(picked, config.points_per_density, config.model, generator)
+    rng = np.random.default_rng(seed)
+    families = rng.choice(len(densities), config.densities_per_step, p=chance)
+    return densities.draw(families, config.points_per_density, seed)
 
 
-def chances(samples: list[Sample], shares: dict[str, float]) -> Tensor:
-    """Probability of each sample to be drawn, from the shares of the kinds of systems."""
-    counts = Counter(sample.kind for sample in samples)
-    weights = [shares.get(s.kind, 0.0) / counts[s.kind] if shares else 1.0 for s in samples]
+def chances(densities: Densities, shares: dict[str, float]) -> Chance:
+    """Probability of each family to be drawn, from the shares of the kinds of systems."""
+    counts = Counter(densities.kinds)
+    weights = [shares.get(k, 0.0) / counts[k] if shares else 1.0 for k in densities.kinds]
     if not any(weights):
         raise UserError(f"shares name none of the kinds at hand: {', '.join(counts)}.")
-    return torch.tensor(weights, dtype=torch.float64)
+    return np.array(weights) / sum(weights)
 
 
 def make_optimizers(network: Network, config: TrainingConfig) -> list[Optimizer]:
@@ -167,41 +178,43 @@ def set_learning_rate(optimizers: list[Any], rate: float) -> None:
             group["lr"] = rate
 
 
-def load_samples(config: TrainingConfig, split: Split) -> list[Sample]:
+def load_densities(config: TrainingConfig, split: Split, device: torch.device) -> Densities:
     """Every density of a split on the configured grid levels, with what its tokens see."""
     with stderr.status(f"reading {split} densities"):
-        samples = [
-            sample
-            for record in _records(config, split)
-            for sample in samples_of(record, config.model)
+        families = [
+            family
+            for records in _records(config, split)
+            for family in families_of(records, config.model, device)
         ]
-    if not samples:
-        raise UserError(f"{config.data} holds no {split} densities; run taufree data build first.")
-    return samples
+        if not families:
+            raise UserError(
+                f"{config.data} holds no {split} densities; run taufree data build first."
+            )
+        return Densities(families, config.model.cutoff, device)
 
 
-def _records(config: TrainingConfig, split: Split) -> Iterator[ReferenceDensity]:
-    """Of a split; to train on, G2 densities of the coarsest grid once more, uniformly scaled."""
-    for record in iter_records(config.data, split=split, levels=config.levels):
-        if config.molecular_bases and record.density.lattice is None:
-            if registry()[record.name].basis not in config.molecular_bases:
-                continue
-        yield record
-        coarsest = record.grid_level == min(config.levels)
-        if split == "train" and "scaled" in config.shares and record.kind == "g2" and coarsest:
-            yield scaled_record(record)
+def _records(config: TrainingConfig, split: Split) -> Iterator[list[ReferenceDensity]]:
+    """Of each system; to train on, G2 densities once more, uniformly scaled."""
+    for entry in entries_of(config.data, split):
+        records = load_record(config.data / entry.file, config.levels, sha256=entry.sha256)
+        if split == "validation":
+            records = [record for record in records if record.density_kind == "converged"]
+        yield records
+        if split == "train" and "scaled" in config.shares and entry.kind == "g2":
+            first = next(r for r in records if r.density_kind == "converged")
+            yield [scaled_record(first)]
 
 
 @torch.no_grad()
-def validate(losses: Losses, samples: list[Sample]) -> dict[str, float]:
+def validate(losses: Losses, densities: Densities) -> dict[str, float]:
     """Means over densities of |ΔE_x| and ∫|Δe_x| in mHa, on all their points."""
-    energy: dict[str, float] = {}
-    absolute: dict[str, float] = {}
-    for sample in samples:
-        batch = draw([sample], None, losses.network.config)
-        error = (losses.exchange(batch)[0] - batch.exc) * batch.weights * sample.share * 1e3
-        energy[sample.density] = energy.get(sample.density, 0.0) + error.sum().item()
-        absolute[sample.density] = absolute.get(sample.density, 0.0) + error.abs().sum().item()
+    energy: dict[str, float] = defaultdict(float)
+    absolute: dict[str, float] = defaultdict(float)
+    for k, (name, share) in enumerate(zip(densities.names, densities.shares, strict=True)):
+        batch = densities.whole(k)
+        error = (losses.exchange(batch)[0] - batch.energy[..., 2]) * batch.weights * share * 1e3
+        energy[name] += error.sum().item()
+        absolute[name] += error.abs().sum().item()
     return {
         "energy_error_mha": sum(map(abs, energy.values())) / len(energy),
         "l1_mha": sum(absolute.values()) / len(absolute),

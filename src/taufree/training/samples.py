@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from taufree.data.reparent import with_parent
 from taufree.data.store import ReferenceDensity
-from taufree.functional import RHO_THRESHOLD
+from taufree.functional import hold
 from taufree.model.attention import Bonds, bonds_between, make_bonds
 from taufree.model.config import ModelConfig
 from taufree.model.network import local_inputs, token_values
@@ -21,80 +24,110 @@ from taufree.physics.parents import PARENTS
 
 FACTORS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.1, 1.25, 1.4, 1.7, 2.0)
 """λ of uniformly scaled densities."""
-APART = 2.0**14
-"""Distance (bohr) between the densities of a batch, which share one map: far out of reach, and a
-power of two, so that the points of one density stay together along the curve that orders them."""
+FAR = 1e4
+"""Where the tokens are that fill up a row of a batch (bohr): out of reach."""
+
+Index = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One spin-unpolarized density: a closed shell's, or twice a spin channel's.
+class Member:
+    """A spin-unpolarized density of a family: a closed shell's, or twice a spin channel's."""
 
-    All of length n_points unless noted. ``density`` names the density it is part of, and
-    ``share`` is the weight of its energy there (1, or ½ for a spin channel).
+    electrons: float
+    moved: float  # ∫|ρ − ρ₀| / N, ρ₀ the family's first density
+    seen: Tensor  # (n_tokens, n_features, 2): what the tokens see
+    local: Tensor  # (n_points, 4)
+    energy: Tensor  # (n_points, 3): p, the LDA's and the parent's energy per volume
+
+
+@dataclass(frozen=True)
+class Family:
+    """Densities of one system on one grid, of one spin channel; the converged one is the first.
+
+    ``density`` names the system and grid, and ``share`` is the weight of the energy in that of the
+    system (1, or ½ for a spin channel).
     """
 
     density: str
     kind: str
     share: float
-    electrons: float
-    coords: Tensor  # (n_points, 3)
+    coords: Tensor  # (n_points, 3), from the first nucleus on
+    weights: Tensor  # (n_points,)
+    chance: Tensor  # (n_points,): of a point to be drawn
     tokens: Tensor  # (n_images,): which token each image is of
     positions: Tensor  # (n_images, 3)
-    seen: Tensor  # (n_tokens, n_features, 2): what the tokens see
     bonds: Bonds
-    local: Tensor  # (n_points, 4)
-    p: Tensor
-    lda: Tensor
-    exc: Tensor  # the parent's energy per volume
-    weights: Tensor
-    probability: Tensor  # of a point to be drawn
+    n_tokens: int
+    members: list[Member]
 
 
-def samples_of(record: ReferenceDensity, config: ModelConfig) -> Iterable[Sample]:
-    """One sample for a closed shell, one for each occupied spin channel otherwise.
+def families_of(
+    records: Iterable[ReferenceDensity], config: ModelConfig, device: torch.device | str = "cpu"
+) -> Iterator[Family]:
+    """Families of one system's records: one for each grid level and occupied spin channel.
 
     The exchange to learn is that of the model's parent, whatever functional made the density.
     """
-    record = with_parent(record, PARENTS[config.parent].xc)
-    density = record.density
-    scale = density.n_spin
-    for spin in range(scale):
-        rho = scale * density.rho[spin]
-        held = rho > RHO_THRESHOLD
-        if not held.any():
-            continue
-        rho, weights, coords = rho[held], density.weights[held], density.coords[held]
-        grad_rho = scale * density.grad_rho[spin][held]
-        s, lda = reduced_gradient(rho, grad_rho), lda_exchange(rho)
-        tokens, positions = images(density.centers, density.lattice, coords, config.cutoff)
-        token_map = TokenMap(config, coords, len(density.centers), tokens, positions)
-        electrons = weights * rho
-        energy = weights * lda
-        probability = electrons / electrons.sum() + energy / energy.sum()
-        yield Sample(
-            density=f"{record.name} {record.density_kind} {record.grid_level}",
-            kind=record.kind,
-            share=1 / scale,
-            electrons=float(electrons.sum()),
-            coords=coords,
-            tokens=tokens,
-            positions=positions,
-            seen=token_map.to_tokens(token_values(s, electrons).float()),
-            bonds=bonds_between(density.centers, density.lattice, config.cutoff),
-            local=local_inputs(rho, s).float(),
-            p=(s * s).sum(1),
-            lda=lda,
-            exc=record.exc[spin][held],
-            weights=weights,
-            probability=(probability / 2).float().clamp_min(0),
+    records = [with_parent(record, PARENTS[config.parent].xc) for record in records]
+    for level in sorted({record.grid_level for record in records}):
+        same = [record for record in records if record.grid_level == level]
+        same.sort(key=lambda record: record.density_kind != "converged")
+        for spin in range(same[0].density.n_spin):
+            if same[0].density.rho[spin].any():
+                yield _family(same, spin, config, device)
+
+
+def _family(
+    records: list[ReferenceDensity], spin: int, config: ModelConfig, device: torch.device | str
+) -> Family:
+    first = records[0].density.to(device)
+    scale, coords, weights = first.n_spin, first.coords, first.weights
+    tokens, positions = images(first.centers, first.lattice, coords, config.cutoff)
+    near = torch.stack([(coords - r).norm(dim=1).min() for r in positions]) < config.cutoff
+    tokens, positions = tokens[near], positions[near]
+    densities = [record.density.to(device) for record in records]
+    fields = [hold(scale * d.rho[spin], scale * d.grad_rho[spin]) for d in densities]
+    electrons = [weights * rho * held for rho, _, held in fields]
+    s = [reduced_gradient(rho, grad_rho) for rho, grad_rho, _ in fields]
+    values = torch.cat([token_values(a, m) for a, m in zip(s, electrons, strict=True)], 1)
+    token_map = TokenMap(config, coords, len(first.centers), tokens, positions)
+    seen = token_map.to_tokens(values).float().split(2, -1)
+    members = []
+    for k, (rho, _, held) in enumerate(fields):
+        p = (s[k] * s[k]).sum(1)
+        exc = records[k].exc[spin].to(device) * held
+        members.append(
+            Member(
+                electrons=float(electrons[k].sum()),
+                moved=float((electrons[k] - electrons[0]).abs().sum() / electrons[0].sum()),
+                seen=seen[k],
+                local=local_inputs(rho, s[k]).float(),
+                energy=torch.stack([p, lda_exchange(rho) * held, exc], 1).float(),
+            )
         )
+    energy = weights * members[0].energy[:, 1]
+    chance = electrons[0] / electrons[0].sum() + energy / energy.sum()
+    record = records[0]
+    return Family(
+        density=f"{record.name} {record.grid_level}",
+        kind=record.kind,
+        share=1 / scale,
+        coords=(coords - first.centers[0]).float(),
+        weights=weights,
+        chance=(chance / 2).clamp_min(0),
+        tokens=tokens,
+        positions=(positions - first.centers[0]).float(),
+        bonds=bonds_between(first.centers, first.lattice, config.cutoff),
+        n_tokens=len(first.centers),
+        members=members,
+    )
 
 
 def scaled_record(record: ReferenceDensity) -> ReferenceDensity:
-    """The same density uniformly scaled by one of `FACTORS`, always the same for one name.
+    """The density ρ_λ(r) = λ³ρ(λr) for one of `FACTORS`, with E_x[ρ_λ] = λE_x[ρ] exactly.
 
-    E_x[ρ_λ] = λE_x[ρ] holds for any parent that is a formula of p and α, and both are unchanged.
+    Its name decides the factor. Energies per volume scale with λ⁴; the other fields stay behind.
     """
     factor = FACTORS[zlib.crc32(record.name.encode()) % len(FACTORS)]
     return replace(
@@ -107,73 +140,180 @@ def scaled_record(record: ReferenceDensity) -> ReferenceDensity:
 
 
 @dataclass(frozen=True)
+class Group:
+    """Rows of a batch with about as many tokens (or images) in sight, filled up to one number."""
+
+    points: Tensor  # (n_rows, n_points, 3)
+    positions: Tensor  # (n_rows, n_images, 3)
+    tokens: Tensor  # (n_rows, n_images)
+
+
+@dataclass(frozen=True)
 class Batch:
-    """Points drawn from several samples, in one row of tensors, read through one map.
+    """Points drawn from several densities, a row of equal length for each density.
 
     ``weights`` are w_j / (n q_j): sums over drawn points with them estimate integrals without bias.
+    Rows `base`, `other` are of one family and hold the same points.
     """
 
-    samples: list[Sample]
-    seen: Tensor
+    seen: Tensor  # (n_tokens, n_features, 2)
     bonds: Bonds
-    token_map: TokenMap
-    owner: Tensor  # (n_points,), index of the sample
-    half: Tensor  # (n_points,), 0 or 1: two independent halves of each sample's draw
-    local: Tensor
-    p: Tensor
-    lda: Tensor
-    exc: Tensor
-    weights: Tensor
+    groups: list[Group]
+    local: Tensor  # (n_rows, n_points, 4)
+    energy: Tensor  # (n_rows, n_points, 3)
+    weights: Tensor  # (n_rows, n_points)
+    electrons: Tensor  # (n_rows,)
+    base: Tensor  # (n_pairs,)
+    other: Tensor  # (n_pairs,)
+    moved: Tensor  # (n_pairs,)
 
 
-def draw(
-    samples: list[Sample],
-    n_points: int | None,
-    config: ModelConfig,
-    generator: torch.Generator | None = None,
-) -> Batch:
-    """``n_points`` of each sample (all of them, with weights w_j, if None)."""
-    picks = [_pick(s, n_points, generator) for s in samples]
-    n_tokens = [len(s.seen) for s in samples]
-    offsets = torch.tensor([0, *n_tokens]).cumsum(0).tolist()
-    shifted = list(zip(samples, offsets, strict=False))
-    bonds = make_bonds(
-        torch.cat([s.bonds.to + o for s, o in shifted]),
-        torch.cat([s.bonds.source + o for s, o in shifted]),
-        torch.cat([s.bonds.squared_distance for s in samples]),
-        config.cutoff,
-    )
-    moves = [torch.tensor([k * APART, 0, 0]) - s.coords.amin(0) for k, s in enumerate(samples)]
-    token_map = TokenMap(
-        config,
-        torch.cat([s.coords[i] + m for s, m, (i, _) in zip(samples, moves, picks, strict=True)]),
-        offsets[-1],
-        torch.cat([s.tokens + o for s, o in shifted]),
-        torch.cat([s.positions + m for s, m in zip(samples, moves, strict=True)]),
-    )
+class Densities:
+    """All families of a data set as a few long tensors on one device, to draw batches from."""
 
-    def gather(field: str) -> Tensor:
-        return torch.cat([getattr(s, field)[i] for s, (i, _) in zip(samples, picks, strict=True)])
+    def __init__(self, families: Iterable[Family], cutoff: float, device: torch.device | str):
+        families = list(families)
+        members = [m for f in families for m in f.members]
+        self.kinds = [f.kind for f in families]
+        self.names = [f.density for f in families]
+        self.shares = [f.share for f in families]
+        self.cutoff = cutoff
+        self.device = torch.device(device)
+        self.points = _Ranges(len(f.weights) for f in families)
+        self.images = _Ranges(len(f.tokens) for f in families)
+        self.bond_ranges = _Ranges(len(f.bonds.to) for f in families)
+        self.n_tokens = np.array([f.n_tokens for f in families])
+        self.member_ranges = _Ranges(len(f.members) for f in families)
+        self.token_ranges = _Ranges(len(m.seen) for m in members)
+        self.field_ranges = _Ranges(len(m.local) for m in members)
+        self.electrons = np.array([m.electrons for m in members])
+        self.moved = np.array([m.moved for m in members])
 
-    return Batch(
-        samples=samples,
-        seen=torch.cat([s.seen for s in samples]),
-        bonds=bonds,
-        token_map=token_map,
-        owner=torch.cat([torch.full_like(i, k) for k, (i, _) in enumerate(picks)]),
-        half=torch.cat([torch.arange(len(i)) % 2 for i, _ in picks]),
-        local=gather("local"),
-        p=gather("p"),
-        lda=gather("lda"),
-        exc=gather("exc"),
-        weights=torch.cat([w for _, w in picks]),
-    )
+        def flat(tensors: Iterable[Tensor]) -> Tensor:
+            return torch.cat([t.to(device) for t in tensors])
+
+        self.coords = flat(f.coords for f in families)
+        self.weights = flat(f.weights for f in families)
+        self.chance = flat(f.chance for f in families)
+        # of family k: from k to k + 1, to be searched for k + a random number
+        self.cumulative = flat(
+            k + (c := f.chance.double().cumsum(0)) / c[-1] for k, f in enumerate(families)
+        )
+        self.tokens = flat(f.tokens for f in families)
+        self.positions = flat(f.positions for f in families)
+        self.bond_to = flat(f.bonds.to for f in families)
+        self.bond_source = flat(f.bonds.source for f in families)
+        self.bond_square = flat(f.bonds.squared_distance for f in families)
+        self.seen = flat(m.seen for m in members)
+        self.local = flat(m.local for m in members)
+        self.energy = flat(m.energy for m in members)
+
+    def __len__(self) -> int:
+        return len(self.kinds)
+
+    def draw(self, families: Index, n_points: int, seed: int) -> Batch:
+        """``n_points`` of each family, of its first density and of another one if it has any."""
+        rng = np.random.default_rng(seed)
+        generator = torch.Generator(self.device).manual_seed(seed)
+        start, stop = self.points.bounds(families)
+        uniform = torch.rand(
+            len(families), n_points, generator=generator, dtype=torch.float64, device=self.device
+        )
+        target = uniform + self._to(families)[:, None]
+        index = torch.searchsorted(self.cumulative, target.flatten()).view_as(target)
+        index = torch.clamp(index, self._to(start)[:, None], self._to(stop - 1)[:, None])
+        weights = self.weights[index] / (n_points * self.chance[index])
+        n_members = self.member_ranges.counts[families]
+        pairs = np.flatnonzero(n_members > 1)
+        rows = np.concatenate([np.arange(len(families)), pairs])  # the other densities below
+        which = np.zeros(len(rows), int)
+        which[len(families) :] = 1 + rng.integers(n_members[pairs] - 1)
+        below = np.arange(len(families), len(rows))
+        return self._batch(
+            families[rows], which, index[self._to(rows)], weights[self._to(rows)], pairs, below
+        )
+
+    def whole(self, family: int, which: int = 0) -> Batch:
+        """All points of one density with their weights."""
+        start, stop = self.points.bounds(np.array([family]))
+        index = torch.arange(start[0], stop[0], device=self.device)[None]
+        none = np.zeros(0, int)
+        return self._batch(
+            np.array([family]), np.array([which]), index, self.weights[index], none, none
+        )
+
+    def _batch(
+        self,
+        families: Index,
+        which: Index,
+        index: Tensor,
+        weights: Tensor,
+        base: Index,
+        other: Index,
+    ) -> Batch:
+        order = np.argsort(self.images.counts[families], kind="stable")
+        families, which = families[order], which[order]
+        index, weights = index[self._to(order)], weights[self._to(order)]
+        place = np.argsort(order)  # where each row has gone
+        base, other = place[base], place[other]
+        members = self.member_ranges.starts[families] + which
+        first_token = np.concatenate([[0], self.n_tokens[families].cumsum()])
+        rows, bonds = self.bond_ranges.of(families)
+        shift, bond = self._to(first_token[rows]), self._to(bonds)
+        from_family = self._to(self.field_ranges.starts[members] - self.points.starts[families])
+        field = index + from_family[:, None]
+        return Batch(
+            seen=self.seen[self._to(self.token_ranges.of(members)[1])],
+            bonds=make_bonds(
+                self.bond_to[bond] + shift,
+                self.bond_source[bond] + shift,
+                self.bond_square[bond],
+                self.cutoff,
+            ),
+            groups=list(self._groups(families, first_token, index)),
+            local=self.local[field],
+            energy=self.energy[field],
+            weights=weights,
+            electrons=self._to(self.electrons[members]),
+            base=self._to(base),
+            other=self._to(other),
+            moved=self._to(self.moved[members[other]]),
+        )
+
+    def _groups(self, families: Index, first_token: Index, index: Tensor) -> Iterator[Group]:
+        """Groups of rows, which are sorted by the number of images in sight."""
+        counts = self.images.counts[families]
+        size = np.ceil(2 * np.log2(counts)).astype(int)  # within a factor of √2
+        edges = np.flatnonzero(np.diff(size, prepend=-1, append=-1))
+        for start, stop in itertools.pairwise(edges):
+            most = counts[start:stop].max()
+            image = self.images.starts[families[start:stop], None] + np.arange(most)
+            real = np.arange(most) < counts[start:stop, None]
+            images, held = self._to(np.where(real, image, 0)), self._to(real)
+            tokens = self.tokens[images] + self._to(first_token[start:stop])[:, None]
+            yield Group(
+                points=self.coords[index[start:stop]],
+                positions=torch.where(held[..., None], self.positions[images], FAR),
+                tokens=tokens,
+            )
+
+    def _to(self, array: NDArray[np.generic]) -> Tensor:
+        return torch.from_numpy(array).to(self.device, non_blocking=True)
 
 
-def _pick(
-    sample: Sample, n_points: int | None, generator: torch.Generator | None
-) -> tuple[Tensor, Tensor]:
-    if n_points is None:
-        return torch.arange(len(sample.weights)), sample.weights
-    index = torch.multinomial(sample.probability, n_points, replacement=True, generator=generator)
-    return index, sample.weights[index] / (n_points * sample.probability[index].double())
+class _Ranges:
+    """Consecutive ranges of given lengths."""
+
+    def __init__(self, counts: Iterable[int]) -> None:
+        self.counts: Index = np.array(list(counts), dtype=np.int64)
+        self.starts: Index = self.counts.cumsum() - self.counts
+
+    def bounds(self, which: Index) -> tuple[Index, Index]:
+        return self.starts[which], self.starts[which] + self.counts[which]
+
+    def of(self, which: Index) -> tuple[Index, Index]:
+        """Which choice each index is of, and all indices of the chosen ranges, one by one."""
+        counts = self.counts[which]
+        rows = np.repeat(np.arange(len(which)), counts)
+        within = np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts)
+        return rows, self.starts[which][rows] + within

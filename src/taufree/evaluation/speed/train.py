@@ -6,6 +6,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from ase import Atoms
 from matplotlib.figure import Figure
@@ -13,6 +14,7 @@ from rich.table import Table
 from torch import Tensor
 
 from taufree.data.generate import grid_record
+from taufree.data.orbitals import factor
 from taufree.data.store import ReferenceDensity
 from taufree.evaluation.speed import measure, systems
 from taufree.evaluation.speed.measure import Say
@@ -21,7 +23,7 @@ from taufree.quantities import GridDensity
 from taufree.training.config import TrainingConfig
 from taufree.training.loop import make_optimizers
 from taufree.training.losses import Losses
-from taufree.training.samples import Batch, draw, samples_of
+from taufree.training.samples import Batch, Densities, families_of
 
 STEP = ("draw points", "forward and losses", "backward", "optimizers")
 
@@ -83,7 +85,7 @@ def first_guess(
     """PySCF's first guess and the parent's exchange at it, as a record to train on."""
     parent = functional.parent.xc
     mf = measure.mean_fields(atoms, functional, basis, grid_level, None)[parent]
-    arrays = grid_record(mf, mf.get_init_guess(key="minao"), grid_level, parent)
+    (arrays,) = grid_record(mf, [factor(mf.get_init_guess(key="minao"))], grid_level, parent)
     tensor = {key: torch.from_numpy(value) for key, value in arrays.items()}
     density = GridDensity(
         **{key: tensor.pop(key) for key in ("coords", "weights", "rho", "grad_rho")},
@@ -115,13 +117,13 @@ def step_parts(
     )
     losses = Losses(copy.deepcopy(functional.network).train(), config)
     optimizers = make_optimizers(losses.network, config)
-    (sample,) = samples_of(record, config.model)
-    generator = torch.Generator().manual_seed(0)
+    families = families_of([record], config.model)
+    store = Densities(families, config.model.cutoff, "cpu")
     batch: list[Batch] = []
     total: list[Tensor] = []
 
     def draw_points() -> None:
-        batch[:] = [draw([sample] * densities, points, config.model, generator)]
+        batch[:] = [store.draw(np.zeros(densities, int), points, seed=0)]
 
     def forward() -> None:
         total[:] = [losses(batch[0])["total"]]
