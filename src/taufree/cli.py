@@ -141,6 +141,38 @@ def build_data(
     return Report(result, table(result), None if result["done"] else "every system failed.")
 
 
+@data.command("pack")
+@reported(resume=AGAIN)
+def pack_data(
+    package: Annotated[Path, typer.Argument(help="File to write.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of the records.")] = Path("data"),
+    json: Json = None,
+) -> Report:
+    """A data set's orbitals in one small file, to move it to another machine."""
+    from taufree.data.package import pack
+
+    result = {"package": package, **pack(folder, package)}
+    return Report(result, facts(result))
+
+
+@data.command("unpack")
+@reported(resume="Finished systems are kept; the same command goes on.")
+def unpack_data(
+    package: Annotated[Path, typer.Argument(help="File that `taufree data pack` wrote.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the records.")] = Path("data"),
+    scheduler: Scheduler = None,
+    workers: Workers = None,
+    json: Json = None,
+) -> Report:
+    """The records of a packed data set, without calculating anything self-consistently."""
+    from taufree.data.package import unpack
+    from taufree.data.summary import summary, table
+
+    entries = unpack(package, out, scheduler=scheduler, workers=workers, console=stderr)
+    result = {"folder": out, **summary(entries)}
+    return Report(result, table(result))
+
+
 @app.command()
 @reported(resume="The last checkpoint is kept; the same command goes on from it.")
 def train(

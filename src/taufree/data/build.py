@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import signal
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from pyscf import lib
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from taufree.data.generate import calculate
+from taufree.data.generate import ParentRecord, calculate
 from taufree.data.splits import Split, split_of
 from taufree.data.store import (
     Entry,
@@ -40,6 +40,8 @@ LEVELS: Mapping[Split, tuple[int, ...]] = {
 }
 CRYSTAL_LEVELS = (1,)  # of all splits: points are many, and repeat themselves by symmetry
 CONNECT_SECONDS = 10
+
+Make = Callable[[System, tuple[int, ...]], ParentRecord]
 
 
 def select(
@@ -80,6 +82,7 @@ def build(
     workers: int | None = None,
     retry_failed: bool = False,
     console: Console | None = None,
+    make: Make = calculate,
 ) -> dict[str, Entry]:
     """Calculate every system on Dask workers; each is on disk as soon as it is finished.
 
@@ -98,6 +101,8 @@ def build(
         (default: one a core) with one thread each.
     retry_failed
         Calculate again the systems recorded as failed.
+    make
+        What gives the record of a system on its grid levels; by default the parent's calculation.
 
     Returns
     -------
@@ -123,8 +128,9 @@ def build(
                 entries[system.name] = entry
         write_manifest(out, entries)
         if tasks:
+            console = console or Console(stderr=True)
             n_workers = min(workers or CPU_COUNT, len(tasks))
-            for entry in _run(out, tasks, scheduler, n_workers, console or Console(stderr=True)):
+            for entry in _run(out, tasks, make, scheduler, n_workers, console):
                 entries[entry.name] = entry
                 write_manifest(out, entries)
     return entries
@@ -154,7 +160,12 @@ def _known(out: Path, entry: Entry | None, system: System, key: str) -> Entry | 
 
 
 def _run(
-    out: Path, tasks: Sequence[Task], scheduler: str | None, workers: int, console: Console
+    out: Path,
+    tasks: Sequence[Task],
+    make: Make,
+    scheduler: str | None,
+    workers: int,
+    console: Console,
 ) -> Iterator[Entry]:
     """Yield the systems' entries as they finish."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -164,7 +175,7 @@ def _run(
     ):
         bar = progress.add_task("parent densities", total=len(tasks))
         futures = {
-            client.submit(_work, out, *task, pure=False, priority=-rank): task
+            client.submit(_work, make, out, *task, pure=False, priority=-rank): task
             for rank, task in enumerate(tasks)
         }
         for future in as_completed(list(futures)):
@@ -179,10 +190,10 @@ def _run(
             progress.advance(bar)
 
 
-def _work(out: Path, system: System, levels: tuple[int, ...], key: str) -> Entry:
+def _work(make: Make, out: Path, system: System, levels: tuple[int, ...], key: str) -> Entry:
     lib.num_threads(1)  # parallel over systems: PySCF would take every core for each of them
     try:
-        record = calculate(system, levels)
+        record = make(system, levels)
     except Exception as error:
         return _failed(system, key, error)
     return write_record(out, record, key)
