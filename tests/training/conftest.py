@@ -41,6 +41,8 @@ def config(folder: Path, tmp_path: Path) -> TrainingConfig:
         points_per_density=50,
         validate_every=3,
         checkpoint_every=2,
+        response_weight=0.1,
+        derivative_weight=0.1,
     )
 
 

@@ -42,6 +42,8 @@ class TrainingConfig(BaseModel):
     """Weight of the loss on ΔE_x beside that on ∫|Δe_x|."""
     response_weight: float = Field(0.0, ge=0)
     """Weight of the loss on the energy's change between two densities of a system."""
+    derivative_weight: float = Field(0.0, ge=0)
+    """Weight of the loss on the parent's partial derivatives."""
     balance_weight: float = Field(3e-3, ge=0)
     """Weight of the loss that keeps every expert in use."""
     validate_every: int = Field(1_000, ge=1)

@@ -212,7 +212,7 @@ def validate(losses: Losses, densities: Densities) -> dict[str, float]:
     absolute: dict[str, float] = defaultdict(float)
     for k, (name, share) in enumerate(zip(densities.names, densities.shares, strict=True)):
         batch = densities.whole(k)
-        error = (losses.exchange(batch)[0] - batch.energy[..., 2]) * batch.weights * share * 1e3
+        error = losses.error(batch) * batch.weights * share * 1e3
         energy[name] += error.sum().item()
         absolute[name] += error.abs().sum().item()
     return {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from taufree.functional import leaf
 from taufree.model.network import Network
 from taufree.physics.descriptors import C_X
 from taufree.physics.parents import PARENTS
@@ -27,8 +28,9 @@ class Losses(nn.Module):
     independent halves of the drawn points, whose product has no bias from the draw.
     3. ``response``: |ΔE_x[ρ'] − ΔE_x[ρ]| per electron moved, ½∫|ρ' − ρ|, for a second density ρ'
     of the same system on the same points: the error of ∫ (δE_x/δρ) δρ, which decides where
-    self-consistency leads. 4. ``balance``: squared departure of each expert's share of the
-    electrons from an even one.
+    self-consistency leads. 4. ``derivatives``: ∫ |LDA| (|Δ∂F_x/∂α| + p |Δ∂F_x/∂p|) per electron,
+    the parent's partial derivatives at α̃ against those at α. 5. ``balance``: squared departure
+    of each expert's share of the electrons from an even one.
     """
 
     def __init__(self, network: Network, config: TrainingConfig) -> None:
@@ -38,22 +40,30 @@ class Losses(nn.Module):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Every term and their weighted sum ``total``."""
-        exc, gates = self.exchange(batch)
+        alpha, gates = self.alpha(batch)
+        p, lda, known = batch.known.double().unbind(2)
         per_electron = batch.weights / batch.electrons[:, None]
-        error = (exc - batch.energy[..., 2]) * per_electron
+        factor, *slopes = self._enhancement(p, alpha)
+        parent_factor, *parent_slopes = (x.detach() for x in self._enhancement(p, leaf(known)))
+        error = lda * (factor - parent_factor) * per_electron
         halves = 2 * torch.stack([error[:, 0::2].sum(1), error[:, 1::2].sum(1)])
         terms = {"l1": error.abs().sum(1).mean(), "energy": _size(halves, ENERGY_SCALE).mean()}
         if len(batch.base):
             moved = torch.hypot(batch.moved, torch.full_like(batch.moved, MOVED_SCALE)) / 2
             change = (halves[:, batch.other] - halves[:, batch.base]) / moved
             terms["response"] = _size(change, RESPONSE_SCALE).mean()
-        rho = (batch.energy[..., 1].double().abs() / abs(C_X)) ** 0.75
+        if slopes:
+            by_p, by_alpha = ((a - b).abs() for a, b in zip(slopes, parent_slopes, strict=True))
+            size = (lda * per_electron).abs() * (by_alpha + p * by_p)
+            terms["derivatives"] = size.sum(1).mean()
+        rho = (lda / C_X) ** 0.75
         used = (per_electron * rho / len(rho)).flatten() @ gates.double()
         terms["balance"] = ((used - 1 / len(used)) ** 2).sum()
         weights = {
             "l1": 1.0,
             "energy": self.config.energy_weight,
             "response": self.config.response_weight,
+            "derivatives": self.config.derivative_weight,
             "balance": self.config.balance_weight,
         }
         terms["total"] = sum(
@@ -61,14 +71,27 @@ class Losses(nn.Module):
         )
         return terms
 
-    def exchange(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """e_x at the batch's points, (n_rows, n_points), and the gates (all points, n_experts)."""
+    def _enhancement(self, p: Tensor, alpha: Tensor) -> tuple[Tensor, ...]:
+        """F_x and, where they are asked for, ∂F_x/∂p and ∂F_x/∂α."""
+        enhancement = PARENTS[self.network.config.parent].enhancement
+        if not self.config.derivative_weight:
+            return (enhancement(p, alpha),)
+        p = leaf(p)
+        factor = enhancement(p, alpha)
+        return factor, *torch.autograd.grad(factor.sum(), (p, alpha), create_graph=True)
+
+    def alpha(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """α̃ at the batch's points, (n_rows, n_points), and the gates (all points, n_experts)."""
         network = self.network
         f = read(batch.groups, *network.answers(batch.seen, batch.bonds), network.config)
         alpha, gates = network.head(batch.local.flatten(0, 1), f.flatten(0, 1))
-        p, lda, _ = batch.energy.double().unbind(2)
-        enhancement = PARENTS[network.config.parent].enhancement(p.flatten(), alpha.double())
-        return lda * enhancement.view_as(lda), gates
+        return alpha.double().view_as(batch.weights), gates
+
+    def error(self, batch: Batch) -> Tensor:
+        """e_x less the parent's at the batch's points, (n_rows, n_points)."""
+        enhancement = PARENTS[self.network.config.parent].enhancement
+        p, lda, known = batch.known.double().unbind(2)
+        return lda * (enhancement(p, self.alpha(batch)[0]) - enhancement(p, known))
 
 
 def _size(halves: Tensor, scale: float) -> Tensor:

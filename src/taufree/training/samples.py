@@ -12,15 +12,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from taufree.data.reparent import with_parent
 from taufree.data.store import ReferenceDensity
 from taufree.functional import hold
 from taufree.model.attention import Bonds, bonds_between, make_bonds
 from taufree.model.config import ModelConfig
 from taufree.model.network import local_inputs, token_values
 from taufree.model.tokens import TokenMap, images
-from taufree.physics.descriptors import lda_exchange, reduced_gradient
-from taufree.physics.parents import PARENTS
+from taufree.physics.descriptors import (
+    iso_orbital_indicator,
+    lda_exchange,
+    reduced_gradient,
+)
 
 FACTORS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.1, 1.25, 1.4, 1.7, 2.0)
 """λ of uniformly scaled densities."""
@@ -38,7 +40,7 @@ class Member:
     moved: float  # ∫|ρ − ρ₀| / N, ρ₀ the family's first density
     seen: Tensor  # (n_tokens, n_features, 2): what the tokens see
     local: Tensor  # (n_points, 4)
-    energy: Tensor  # (n_points, 3): p, the LDA's and the parent's energy per volume
+    known: Tensor  # (n_points, 3): p, the LDA's energy per volume, α of the orbitals
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,10 @@ def families_of(
 ) -> Iterator[Family]:
     """Families of one system's records: one for each grid level and occupied spin channel.
 
-    The exchange to learn is that of the model's parent, whatever functional made the density.
+    What is learned is the exchange of the model's parent at p and α of these orbitals, whatever
+    functional made them.
     """
-    records = [with_parent(record, PARENTS[config.parent].xc) for record in records]
+    records = list(records)
     for level in sorted({record.grid_level for record in records}):
         same = [record for record in records if record.grid_level == level]
         same.sort(key=lambda record: record.density_kind != "converged")
@@ -95,18 +98,20 @@ def _family(
     seen = token_map.to_tokens(values).float().split(2, -1)
     members = []
     for k, (rho, _, held) in enumerate(fields):
-        p = (s[k] * s[k]).sum(1)
-        exc = records[k].exc[spin].to(device) * held
+        sigma = (scale * densities[k].grad_rho[spin]).square().sum(1) * held
+        tau = scale * records[k].tau[spin].to(device) * held
+        alpha = iso_orbital_indicator(rho, sigma, tau)
+        lda = lda_exchange(rho) * held
         members.append(
             Member(
                 electrons=float(electrons[k].sum()),
                 moved=float((electrons[k] - electrons[0]).abs().sum() / electrons[0].sum()),
                 seen=seen[k],
                 local=local_inputs(rho, s[k]).float(),
-                energy=torch.stack([p, lda_exchange(rho) * held, exc], 1).float(),
+                known=torch.stack([(s[k] * s[k]).sum(1), lda, alpha], 1).float(),
             )
         )
-    energy = weights * members[0].energy[:, 1]
+    energy = weights * members[0].known[:, 1]
     chance = electrons[0] / electrons[0].sum() + energy / energy.sum()
     record = records[0]
     return Family(
@@ -127,7 +132,8 @@ def _family(
 def scaled_record(record: ReferenceDensity) -> ReferenceDensity:
     """The density ρ_λ(r) = λ³ρ(λr) for one of `FACTORS`, with E_x[ρ_λ] = λE_x[ρ] exactly.
 
-    Its name decides the factor. Energies per volume scale with λ⁴; the other fields stay behind.
+    Its name decides the factor. τ scales with λ⁵, energies per volume with λ⁴; the other fields
+    stay behind.
     """
     factor = FACTORS[zlib.crc32(record.name.encode()) % len(FACTORS)]
     return replace(
@@ -135,6 +141,7 @@ def scaled_record(record: ReferenceDensity) -> ReferenceDensity:
         kind="scaled",
         name=f"{record.name} scaled by {factor}",
         density=record.density.scaled(factor),
+        tau=record.tau * factor**5,
         exc=record.exc * factor**4,
     )
 
@@ -160,7 +167,7 @@ class Batch:
     bonds: Bonds
     groups: list[Group]
     local: Tensor  # (n_rows, n_points, 4)
-    energy: Tensor  # (n_rows, n_points, 3)
+    known: Tensor  # (n_rows, n_points, 3), see `Member`
     weights: Tensor  # (n_rows, n_points)
     electrons: Tensor  # (n_rows,)
     base: Tensor  # (n_pairs,)
@@ -206,7 +213,7 @@ class Densities:
         self.bond_square = flat(f.bonds.squared_distance for f in families)
         self.seen = flat(m.seen for m in members)
         self.local = flat(m.local for m in members)
-        self.energy = flat(m.energy for m in members)
+        self.known = flat(m.known for m in members)
 
     def __len__(self) -> int:
         return len(self.kinds)
@@ -272,7 +279,7 @@ class Densities:
             ),
             groups=list(self._groups(families, first_token, index)),
             local=self.local[field],
-            energy=self.energy[field],
+            known=self.known[field],
             weights=weights,
             electrons=self._to(self.electrons[members]),
             base=self._to(base),
