@@ -30,7 +30,7 @@ class TrainingConfig(BaseModel):
     steps: int = Field(20_000, ge=1)
     densities_per_step: int = Field(8, ge=1)
     """Systems a step; of each, the converged density and another one where there are any."""
-    points_per_density: int = Field(1_000, ge=2)
+    points_per_density: int = Field(1_000, ge=2, multiple_of=2)
     learning_rate: float = Field(2e-2, gt=0)
     warmup_steps: int = 200
     max_gradient: float = Field(0.1, gt=0)

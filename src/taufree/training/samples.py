@@ -112,7 +112,8 @@ def _family(
             )
         )
     energy = weights * members[0].known[:, 1]
-    chance = electrons[0] / electrons[0].sum() + energy / energy.sum()
+    # some Lebedev grids have negative weights
+    chance = electrons[0].abs() / electrons[0].abs().sum() + energy.abs() / energy.abs().sum()
     record = records[0]
     return Family(
         density=f"{record.name} {record.grid_level}",
@@ -120,7 +121,7 @@ def _family(
         share=1 / scale,
         coords=(coords - first.centers[0]).float(),
         weights=weights,
-        chance=(chance / 2).clamp_min(0),
+        chance=chance / 2,
         tokens=tokens,
         positions=(positions - first.centers[0]).float(),
         bonds=bonds_between(first.centers, first.lattice, config.cutoff),
@@ -219,14 +220,19 @@ class Densities:
         return len(self.kinds)
 
     def draw(self, families: Index, n_points: int, seed: int) -> Batch:
-        """``n_points`` of each family, of its first density and of another one if it has any."""
+        """``n_points`` of each family, of its first density and of another one if it has any.
+
+        Points with even and with odd index are two independent draws, each stratified: neighbours
+        in the grid's order are neighbours in space, so every region gets its share of points.
+        """
         rng = np.random.default_rng(seed)
         generator = torch.Generator(self.device).manual_seed(seed)
         start, stop = self.points.bounds(families)
-        uniform = torch.rand(
+        random = torch.rand(
             len(families), n_points, generator=generator, dtype=torch.float64, device=self.device
         )
-        target = uniform + self._to(families)[:, None]
+        stratum = torch.arange(n_points, device=self.device) // 2
+        target = self._to(families)[:, None] + (stratum + random) / (n_points / 2)
         index = torch.searchsorted(self.cumulative, target.flatten()).view_as(target)
         index = torch.clamp(index, self._to(start)[:, None], self._to(stop - 1)[:, None])
         weights = self.weights[index] / (n_points * self.chance[index])
