@@ -10,7 +10,7 @@ from tolerances import SCF, SUM_ROUNDING
 
 def helium(mesh: list[int], spin: bool = False) -> dft.krks.KRKS:
     cell = gto.M(
-        atom="He 0.3 0.2 0.1", a=np.diag([4.5, 4.6, 4.7]), unit="Bohr", basis="6-31g", verbose=0
+        atom="He 0.3 0.2 0.1", a=np.diag([4.5, 4.6, 4.7]), unit="Bohr", basis="def2-svp", verbose=0
     )
     mf = (dft.KUKS if spin else dft.KRKS)(cell, cell.make_kpts(mesh), xc="MS2").density_fit()
     mf.grids.level = 0

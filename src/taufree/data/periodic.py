@@ -149,4 +149,3 @@ def properties(mf: dft.krks.KRKS) -> dict[str, float | None]:
         "gap_ev": None if smeared or np.isinf(gap) else float(gap) * Hartree,
         "moment": moment,
     }
-

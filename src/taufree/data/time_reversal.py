@@ -1,4 +1,4 @@
-"""k-points by pairs: orbitals, density and Fock matrices at −k are the complex conjugates of those at k.
+"""k-points by pairs: orbitals, density and Fock matrices at −k are complex conjugates of those at k.
 
 PySCF evaluates all points of a mesh. Here one of each pair stands for both in the costly parts,
 density-fitting integrals and exchange-correlation; sums over the mesh stay what they are.
