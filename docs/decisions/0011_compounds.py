@@ -6,8 +6,11 @@ validation or test split are left out.
 Run: pip install rdkit; python 0011_compounds.py > compounds.json
 """
 
+import itertools
 import json
+import random
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from pyscf import gto
@@ -78,13 +81,33 @@ Br[Ge]Br F[Ga](F)F Cl[Ga](Cl)Cl F[GaH2] O[GaH2] F[Ga] Cl[Ga] C[Ga](C)C
 [CaH2] O=[Ca] C[Zn]C F[Zn]F Cl[Zn]Cl [ZnH]C [ZnH]F O[Zn]O
 """  # fmt: skip
 
+GROUPS = "C N O F [SiH3] P S Cl B [AlH2] [Li] C#N C#C C=O C=C N=O Br [GeH3] [SeH]".split()
+LINKS = ("{}{}", "{}O{}", "{}S{}", "{}N{}", "{}C{}", "{}C#C{}", "{}N=C{}", "{}P{}", "{}[SiH2]{}", "{}B{}",
+         "{}C(=O){}", "{}C=C{}")
+COMBINED, MOST_COMBINED = 300, 130
+"""So many molecules of two groups and a link, drawn at random, with at most so many functions."""
+
+
+def combined() -> Iterator[str]:
+    """Two groups and a link between them, in a random order that is always the same."""
+    pairs = itertools.combinations_with_replacement(GROUPS, 2)
+    found = [link.format(a, b) for (a, b), link in itertools.product(pairs, LINKS)]
+    random.Random(5).shuffle(found)
+    yield from found
+
 
 def main() -> None:
     """Print one JSON object: name (the SMILES) -> symbols, spin, basis, positions in ångström."""
     RDLogger.DisableLog("rdApp.*")
     held_out = set(splits()["validation"]) | set(splits()["test"])
     compounds, seen = {}, set()
-    for smiles in SMILES.split():
+    n_written = len(SMILES.split())
+    for rank, smiles in enumerate([*SMILES.split(), *combined()]):
+        is_combined = rank >= n_written
+        if not is_combined:
+            n_listed = len(compounds) + 1
+        if is_combined and len(compounds) >= n_listed + COMBINED:
+            break
         compound = build(smiles)
         if compound is None:
             print(f"{smiles}: no geometry", file=sys.stderr)
@@ -97,7 +120,7 @@ def main() -> None:
         mol = gto.M(atom=list(atoms), basis=compound["basis"], spin=compound["spin"])
         if formula in held_out or canonical in seen:
             continue
-        if mol.nao > MOST_FUNCTIONS[halogens >= 2]:
+        if mol.nao > (MOST_COMBINED if is_combined else MOST_FUNCTIONS[halogens >= 2]):
             continue
         seen.add(canonical)
         compounds[smiles] = compound

@@ -28,7 +28,7 @@ def save_model(path: Path, network: nn.Module, card: dict[str, Any]) -> None:
     ``card`` is what the model says of itself: data checksum, training commit, command, metrics,
     and the ``elements`` of its training data, beyond which a run warns.
     """
-    blob = save({k: v.detach().float().contiguous() for k, v in network.state_dict().items()})
+    blob = save({k: v.detach().float().cpu().contiguous() for k, v in network.state_dict().items()})
     text = json.dumps(
         {
             "format": FORMAT,

@@ -1,0 +1,158 @@
+"""What each part adds: the same short training with one part left out or changed.
+
+Run: python docs/decisions/0014_ablation.py DATA OUT.json [STEPS] [NAME ...]
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from taufree.data.splits import Split
+from taufree.data.store import entries_of, load_record
+from taufree.model.attention import Bonds
+from taufree.model.network import Network
+from taufree.training import loop
+from taufree.training.config import TrainingConfig, read_config
+from taufree.training.losses import Losses
+from taufree.training.samples import Densities, Family, families_of, scaled_record
+
+PROTOTYPE = ("LiF", "CO", "S", "P2", "PH2", "CH", "C2H2", "Na2")
+BASE = {"densities_per_step": 64, "points_per_density": 512, "warmup_steps": 100}
+
+
+class Local(Network):
+    """The same network whose points read nothing of the tokens."""
+
+    def answers(self, c: Tensor, bonds: Bonds) -> tuple[Tensor, Tensor]:
+        z, y = super().answers(c, bonds)
+        return 0 * z, 0 * y
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "as shipped": {},
+    "local (points read no tokens)": {"network": Local},
+    "no attention between tokens": {"model": {"n_layers": 0}},
+    "one encoder layer": {"model": {"n_layers": 1}},
+    "one head": {"model": {"n_heads": 1}},
+    "one dense expert, equal cost": {"model": {"n_experts": 1}},
+    "one dense expert, equal size": {"model": {"n_experts": 1, "expert_width": 122}},
+    "12 scalars read instead of 24": {"model": {"n_read": 12}},
+    "2 tensors read instead of 8": {"model": {"n_directed": 2}},
+    "no response loss": {"training": {"response_weight": 0.0}},
+    "no derivative loss": {"training": {"derivative_weight": 0.0}},
+    "no iterates or perturbed densities": {"converged": True},
+    "no crystals": {"without": ("crystals", "crystals-gth")},
+}
+
+
+def load(folder: Path, config: TrainingConfig, split: Split, device: torch.device) -> list[Family]:
+    """All families of a split, of the test split on grid level 1."""
+    levels = (1,) if split == "test" else config.levels
+    found = []
+    for entry in entries_of(folder, split):
+        records = load_record(folder / entry.file, levels, sha256=entry.sha256)
+        found += families_of(records, config.model, device)
+        if split == "train" and entry.kind == "g2":
+            first = next(r for r in records if r.density_kind == "converged")
+            found += families_of([scaled_record(first)], config.model, device)
+    return found
+
+
+def run(
+    variant: dict[str, Any],
+    config: TrainingConfig,
+    train: list[Family],
+    test: list[Family],
+    device: torch.device,
+) -> dict[str, float]:
+    """Train one variant and score it on the test split."""
+    model = config.model.model_copy(update=variant.get("model", {}))
+    changes = {**variant.get("training", {}), "model": model}
+    config = config.model_copy(update=changes)
+    without = variant.get("without", ())
+    chosen = [f for f in train if f.kind not in without]
+    if variant.get("converged"):
+        chosen = [replace(f, members=f.members[:1]) for f in chosen]
+    densities = Densities(chosen, model.cutoff, device)
+    shares = {k: v for k, v in config.shares.items() if k in set(densities.kinds)}
+    chance = loop.chances(densities, shares)
+    torch.manual_seed(config.seed)
+    losses = Losses(variant.get("network", Network)(model), config).to(device)
+    optimizers = loop.make_optimizers(losses.network, config)
+    start = time.perf_counter()
+    for step in range(config.steps):
+        batch = loop.draw_batch(step, densities, chance, config)
+        loop.set_learning_rate(optimizers, config.learning_rate * loop.schedule(step, config))
+        losses(batch)["total"].backward()
+        torch.nn.utils.clip_grad_norm_(losses.parameters(), config.max_gradient)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+    seconds = time.perf_counter() - start
+    return {"seconds": seconds, **score(losses, Densities(test, model.cutoff, device))}
+
+
+@torch.no_grad()
+def score(losses: Losses, densities: Densities) -> dict[str, float]:
+    """Mean |ΔE_x| and L1 in mHa: molecules, the eight prototype systems, SCF cycles, crystals."""
+    energy: dict[tuple[str, int], float] = {}
+    absolute: dict[tuple[str, int], float] = {}
+    electrons: dict[str, float] = {}
+    for k, name in enumerate(densities.names):
+        for which in range(densities.member_ranges.counts[k]):
+            batch = densities.whole(k, which)
+            error = losses.error(batch) * batch.weights * densities.shares[k] * 1e3
+            key = name, which
+            energy[key] = energy.get(key, 0.0) + error.sum().item()
+            absolute[key] = absolute.get(key, 0.0) + error.abs().sum().item()
+            if which == 0:
+                total = batch.electrons.item() * densities.shares[k]
+                electrons[name] = electrons.get(name, 0.0) + total
+    solid = {n for n, k in zip(densities.names, densities.kinds, strict=True) if "crystal" in k}
+    molecules = [n for n in electrons if n not in solid]
+    eight = [f"{name} 1" for name in PROTOTYPE if f"{name} 1" in electrons]
+    moved = [key for key in energy if key[1] > 0 and key[0] not in solid]
+
+    def mean(values: Any) -> float:
+        values = list(values)
+        return sum(values) / len(values) if values else float("nan")
+
+    return {
+        "molecules_energy": mean(abs(energy[n, 0]) for n in molecules),
+        "molecules_l1": mean(absolute[n, 0] for n in molecules),
+        "prototype_energy": mean(abs(energy[n, 0]) for n in eight),
+        "prototype_l1": mean(absolute[n, 0] for n in eight),
+        "moved_energy": mean(abs(energy[key]) for key in moved),
+        "moved_change": mean(abs(energy[key] - energy[key[0], 0]) for key in moved),
+        "crystals_l1_per_electron": mean(absolute[n, 0] / electrons[n] for n in solid),
+    }
+
+
+def main() -> None:
+    """Train and score every variant; results are written after each."""
+    folder, out = Path(sys.argv[1]), Path(sys.argv[2])
+    steps = int(sys.argv[3]) if len(sys.argv) > 3 else 1500
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    config = read_config(Path("configs/ms2.toml"))
+    config = config.model_copy(
+        update={**BASE, "steps": steps, "start": None, "learning_rate": 1e-2}
+    )
+    train, test = (load(folder, config, split, device) for split in ("train", "test"))
+    results = json.loads(out.read_text()) if out.exists() else {}
+    for name in sys.argv[4:] or VARIANTS:
+        if name not in results:
+            results[name] = run(VARIANTS[name], config, train, test, device)
+            out.write_text(json.dumps(results, indent=1))
+        print(name, {k: round(v, 3) for k, v in results[name].items()}, flush=True)
+
+
+if __name__ == "__main__":
+    main()
