@@ -13,6 +13,7 @@ from taufree.data.generate import ParentRecord, calculate
 from taufree.data.store import (
     Entry,
     digest,
+    entries_of,
     is_intact,
     iter_records,
     load_record,
@@ -57,7 +58,9 @@ def test_record_survives_the_round_trip(tmp_path: Path, entry: Entry, record: Pa
 def test_levels_and_density_kinds_can_be_chosen(tmp_path: Path, entry: Entry) -> None:
     path = tmp_path / entry.file
     assert [r.grid_level for r in load_record(path, levels=(1,))] == [1]
-    assert load_record(path, density_kinds=("initial",)) == []
+    (first,) = load_record(path, density_kinds=("initial",))
+    assert (first.density_kind, first.grid_level) == ("initial", 0)
+    assert load_record(path, density_kinds=("cycle99",)) == []
 
 
 def test_manifest_survives_the_round_trip_and_selects(tmp_path: Path, entry: Entry) -> None:
@@ -65,8 +68,11 @@ def test_manifest_survives_the_round_trip_and_selects(tmp_path: Path, entry: Ent
     entries = {"LiH": entry, "X": failed}
     write_manifest(tmp_path, entries)
     assert read_manifest(tmp_path) == entries
-    assert [r.name for r in iter_records(tmp_path, levels=(0,))] == ["LiH"]
-    assert len(list(iter_records(tmp_path, split="train"))) == len(LEVELS)
+    assert entries_of(tmp_path, "train") == [entry]
+    assert entries_of(tmp_path, "test") == []
+    converged = {"density_kinds": ("converged",)}
+    assert [r.name for r in iter_records(tmp_path, levels=(0,), **converged)] == ["LiH"]
+    assert len(list(iter_records(tmp_path, split="train", **converged))) == len(LEVELS)
     assert list(iter_records(tmp_path, split="test")) == []
     assert list(iter_records(tmp_path, names=("H2",))) == []
 

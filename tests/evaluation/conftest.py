@@ -41,7 +41,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def record(data: Path) -> Callable[[str], ReferenceDensity]:
     """The converged density of a system by its name."""
-    return lambda name: load_record(data / f"{registry()[name].kind}_{name}.h5")[0]
+    return lambda name: next(
+        record
+        for record in load_record(data / f"{registry()[name].kind}_{name}.h5")
+        if record.density_kind == "converged"
+    )
 
 
 @pytest.fixture

@@ -39,6 +39,7 @@ SHOWN = 6
 KCAL_PER_MHA = KCAL_PER_HARTREE / 1000
 COLUMNS = {
     "de_x_mha": ("|ΔE_x|", "mHa"),
+    "cycles_mha": ("cycles 1–3", "mHa"),
     "l1_mha": ("∫|Δe_x|", "mHa"),
     "exc_mha": ("ε_x", "mHa"),
     "vrho_mha": ("v_ρ", "mHa"),
@@ -46,6 +47,9 @@ COLUMNS = {
     "vtau": ("v_τ", ""),
     "atomization_kcal": ("|ΔE_at|", "kcal/mol"),
 }
+
+CYCLES = ("cycle1", "cycle2", "cycle3")
+"""Densities on the way to self-consistency, of molecules."""
 
 Errors = dict[str, dict[str, float]]  # by deorbitalizer, by quantity
 
@@ -80,7 +84,9 @@ def evaluate(
         ``systems``: a list with ``name``, ``formula``, ``kind``, ``n_electrons`` and ``errors`` of
         each, by deorbitalizer (``model``, ``PCopt``, ...) and quantity, see
         `taufree.evaluation.errors`; a molecule whose free atoms are in the data has
-        ``atomization_kcal`` too, the signed error of its atomization energy at fixed densities.
+        ``atomization_kcal`` too, the signed error of its atomization energy at fixed densities;
+        ``cycles_mha`` is the model's mean ∣ΔE_x∣ at the densities of SCF cycles 1 to 3, on the
+        coarsest grid of the data.
         ``means``: means of the absolute values and their ``count``, over ``all`` systems, those of
         the ``prototype`` table, and each ``kind``. ``routing``: share of the electrons each expert
         takes, and the most experts active at a point. ``missing``: systems of the split that the
@@ -108,6 +114,8 @@ def evaluate(
         for record in load_record(data / entry.file, [level], ["converged"], entry.sha256):
             densities.add(record.parent)
             found, electrons, active = _evaluate(functional, record, comparators)
+            if on_the_way := load_record(data / entry.file, None, CYCLES, entry.sha256):
+                found[MODEL]["cycles_mha"] = _mean_energy_error(functional, on_the_way)
             systems.append(_line(record, found))
             expert_electrons = [a + b for a, b in zip(expert_electrons, electrons, strict=True)]
             max_active = max(max_active, active)
@@ -147,6 +155,15 @@ def _evaluate(
     }
     found |= {other.name: other.errors(record) for other in comparators}
     return found, *routing(record, gates)
+
+
+def _mean_energy_error(functional: Functional, records: list[ReferenceDensity]) -> float:
+    """Mean |ΔE_x| at several densities, mHa."""
+    found = []
+    for record in records:
+        record = with_parent(record, functional.parent.xc)
+        found.append(abs(errors(record, model_alpha(functional, record.density)[0])["de_x_mha"]))
+    return sum(found) / len(found)
 
 
 def _line(record: ReferenceDensity, found: Errors) -> dict[str, Any]:
