@@ -13,9 +13,9 @@ from taufree.training.config import TrainingConfig
 from taufree.training.reading import read
 from taufree.training.samples import Batch
 
-ENERGY_SCALE = 1e-4
+ENERGY_SCALE = 2e-5
 """|ΔE_x| per electron below which its loss turns from linear to quadratic (Ha)."""
-RESPONSE_SCALE = 1e-3
+RESPONSE_SCALE = 3e-4
 """The same for the error of the energy's change per electron moved (Ha)."""
 MOVED_SCALE = 0.02
 """Share of electrons moved below which the response counts less: the draw's noise grows."""
