@@ -82,8 +82,20 @@ Br[Ge]Br F[Ga](F)F Cl[Ga](Cl)Cl F[GaH2] O[GaH2] F[Ga] Cl[Ga] C[Ga](C)C
 """  # fmt: skip
 
 GROUPS = "C N O F [SiH3] P S Cl B [AlH2] [Li] C#N C#C C=O C=C N=O Br [GeH3] [SeH]".split()
-LINKS = ("{}{}", "{}O{}", "{}S{}", "{}N{}", "{}C{}", "{}C#C{}", "{}N=C{}", "{}P{}", "{}[SiH2]{}", "{}B{}",
-         "{}C(=O){}", "{}C=C{}")
+LINKS = (
+    "{}{}",
+    "{}O{}",
+    "{}S{}",
+    "{}N{}",
+    "{}C{}",
+    "{}C#C{}",
+    "{}N=C{}",
+    "{}P{}",
+    "{}[SiH2]{}",
+    "{}B{}",
+    "{}C(=O){}",
+    "{}C=C{}",
+)
 COMBINED, MOST_COMBINED = 300, 130
 """So many molecules of two groups and a link, drawn at random, with at most so many functions."""
 

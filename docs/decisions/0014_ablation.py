@@ -1,11 +1,14 @@
 """What each part adds: the same short training with one part left out or changed.
 
+Among the variants are the designs of 0002: points that read tokens on nuclei (B, the package's),
+Gaussian attention between points (A), and both together.
 Run: python docs/decisions/0014_ablation.py DATA OUT.json [STEPS] [NAME ...]
 """
 
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from dataclasses import replace
@@ -18,7 +21,11 @@ from torch import Tensor
 from taufree.data.splits import Split
 from taufree.data.store import entries_of, load_record
 from taufree.model.attention import Bonds
-from taufree.model.network import Network
+from taufree.model.config import ModelConfig
+from taufree.model.experts import Experts
+from taufree.model.network import UNIFORM, Network
+from taufree.model.sight import see
+from taufree.physics.descriptors import C_X
 from taufree.training import loop
 from taufree.training.config import TrainingConfig, read_config
 from taufree.training.losses import Losses
@@ -36,6 +43,73 @@ class Local(Network):
         return 0 * z, 0 * y
 
 
+HEADS = (0.25, 0.5)  # c of design (A): the two broad heads that its prototype found enough
+MOLECULES = {"converged": True, "without": ("crystals", "crystals-gth")}
+
+
+class Gaussian(Network):
+    """Experts see what Gaussian attention between points gives (A), with (B) or instead of it."""
+
+    def __init__(self, config: ModelConfig, tokens: bool) -> None:
+        super().__init__(config)
+        self.tokens = tokens
+        n_read = config.n_read + 4 * config.n_directed if tokens else 0
+        self.experts = Experts(2 + n_read + 4 * len(HEADS), config)
+
+    def head(self, local: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:
+        x = see(local[:, :4].contiguous(), f, self.config.n_directed)
+        x = torch.cat([x if self.tokens else x[:, :2], local[:, 4:]], 1)
+        y, gate = self.experts(x)
+        return torch.nn.functional.softplus(UNIFORM + y), gate
+
+
+class Both(Gaussian):
+    """(A) and (B)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config, tokens=True)
+
+
+class Alone(Gaussian):
+    """(A)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config, tokens=False)
+
+
+def gaussian_attention(family: Family) -> Family:
+    """The family's first density, with the outputs of each head of (A) beside its local inputs.
+
+    K(i, j) = w_j ρ_j exp(−c A_i |r_i − r_j|²), A = k_F²(1 + s²): its normalizer, means of t and
+    ln ρ, and the length of its dipole.
+    """
+    (member,) = family.members[:1]
+    p, lda = member.known[:, 0].double(), member.known[:, 1].double()
+    rho = ((lda / C_X) ** 0.75).clamp_min(1e-12)
+    coords, measure = family.coords.double(), family.weights * rho
+    inverse_square = (3 * math.pi**2 * rho) ** (2 / 3) * (1 + p)
+    t, ln_rho = p / (1 + p), torch.log(rho)
+    values = torch.stack([torch.ones_like(t), t, ln_rho, *coords.T], 1) * measure[:, None]
+    rows = []
+    for i in torch.arange(len(rho), device=rho.device).split(1000):
+        square = torch.cdist(coords[i], coords).square()
+        columns = []
+        for c in HEADS:
+            a = c * inverse_square[i]
+            sums = torch.exp(-a[:, None] * square) @ values
+            total = sums[:, 0].clamp_min(1e-30)
+            mean = sums[:, 1:] / total[:, None]
+            columns += [
+                torch.log(((a / math.pi) ** 1.5 * total / rho[i]).clamp_min(1e-6)),
+                mean[:, 0],
+                (mean[:, 1] - ln_rho[i]) / 4,
+                a.sqrt() * (mean[:, 2:] - coords[i]).norm(dim=1),
+            ]
+        rows.append(torch.stack(columns, 1).float())
+    local = torch.cat([member.local, torch.cat(rows)], 1)
+    return replace(family, members=[replace(member, local=local)])
+
+
 VARIANTS: dict[str, dict[str, Any]] = {
     "as shipped": {},
     "local (points read no tokens)": {"network": Local},
@@ -49,6 +123,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no response loss": {"training": {"response_weight": 0.0}},
     "no derivative loss": {"training": {"derivative_weight": 0.0}},
     "no iterates or perturbed densities": {"converged": True},
+    "molecules, converged: tokens (B)": MOLECULES,
+    "molecules, converged: points (A)": {**MOLECULES, "network": Alone, "pairs": True},
+    "molecules, converged: (A) and (B)": {**MOLECULES, "network": Both, "pairs": True},
     "no crystals": {"without": ("crystals", "crystals-gth")},
 }
 
@@ -81,6 +158,9 @@ def run(
     chosen = [f for f in train if f.kind not in without]
     if variant.get("converged"):
         chosen = [replace(f, members=f.members[:1]) for f in chosen]
+    test = [f for f in test if f.kind not in without]
+    if variant.get("pairs"):
+        chosen, test = ([gaussian_attention(f) for f in each] for each in (chosen, test))
     densities = Densities(chosen, model.cutoff, device)
     shares = {k: v for k, v in config.shares.items() if k in set(densities.kinds)}
     chance = loop.chances(densities, shares)
