@@ -22,8 +22,7 @@ from taufree.comparators.expert_transformers import N_EXPERTS, ExpertTransformer
 from taufree.comparators.trained import Architecture, channels
 from taufree.console import stderr
 from taufree.data.reparent import with_parent
-from taufree.data.splits import split_of
-from taufree.data.store import Entry, load_record, manifest_checksum, read_manifest
+from taufree.data.store import entries_of, load_record, manifest_checksum, read_manifest
 from taufree.errors import UserError
 from taufree.functional import RHO_THRESHOLD
 from taufree.model.storage import save_model
@@ -36,6 +35,7 @@ from taufree.physics.descriptors import (
 from taufree.physics.parents import PARENTS
 from taufree.training.checkpoint import load_checkpoint, save_checkpoint
 
+Points = tuple[Tensor, ...]
 RANDOM_ROUTES = 0.1
 """Share of the steps whose points are sent to the experts at random."""
 
@@ -108,9 +108,8 @@ def train(path: Path, *, resume: bool = True) -> dict[str, Any]:
     else:
         log.unlink(missing_ok=True)
     entries = read_manifest(config.data)
-    train_set = [e for e in entries.values() if e.status == "done" and _trains(e)]
-    if not train_set:
-        raise UserError(f"{config.data} holds no train densities; run taufree data build first.")
+    with stderr.status("reading train densities"):
+        train_set = load_densities(config)
 
     with stderr.status("training") as status:
         while step < config.steps and not (config.max_seconds and seconds > config.max_seconds):
@@ -145,45 +144,46 @@ def train(path: Path, *, resume: bool = True) -> dict[str, Any]:
     return {**result, "weights": str(weights)}
 
 
-def _trains(entry: Entry) -> bool:
-    return split_of(entry.formula) == "train"
+def load_densities(config: ComparatorConfig) -> list[Points]:
+    """ρ, ∇ρ, estimated τ, weights, coordinates and the parent's e_x of every spin channel.
+
+    Of converged densities whose ∇²ρ is known, which the estimated τ needs.
+    """
+    found = []
+    for entry in entries_of(config.data, "train"):
+        path = config.data / entry.file
+        for record in load_record(path, config.levels, ["converged"], entry.sha256):
+            if record.lapl is None:
+                continue
+            record = with_parent(record, PARENTS[config.architecture.parent].xc)
+            for spin, channel in enumerate(channels(record)):
+                held = channel[0] > RHO_THRESHOLD
+                if held.any():
+                    found.append(tuple(x[held] for x in (*channel, record.exc[spin])))
+    if not found:
+        raise UserError(f"{config.data} holds no train densities; run taufree data build first.")
+    return found
 
 
-def draw(
-    config: ComparatorConfig, entries: list[Entry], generator: torch.Generator
-) -> tuple[Tensor, ...]:
-    """ρ, ∇ρ, estimated τ, weights, coordinates and the parent's e_x of points of one density."""
+def draw(config: ComparatorConfig, densities: list[Points], generator: torch.Generator) -> Points:
+    """Points of one density: a chunk of neighbours in its grid, or drawn by their energy."""
 
     def pick(n: int) -> int:
         return int(torch.randint(n, (), generator=generator))
 
-    while True:
-        entry = entries[pick(len(entries))]
-        records = load_record(config.data / entry.file, config.levels, sha256=entry.sha256)
-        records = [r for r in records if r.lapl is not None]
-        if not records:
-            continue
-        record = with_parent(records[pick(len(records))], PARENTS[config.architecture.parent].xc)
-        spin = pick(record.density.n_spin)
-        fields = (*channels(record)[spin], record.exc[spin])
-        held = fields[0] > RHO_THRESHOLD
-        if held.any():
-            break
-    rho, grad_rho, tau, weights, coords, exc = (x[held] for x in fields)
+    rho, grad_rho, tau, weights, coords, exc = densities[pick(len(densities))]
     if config.architecture.comparator == "expert_transformers":
         first = pick(max(1, len(rho) - config.points + 1))
         chosen = torch.arange(first, min(first + config.points, len(rho)))
     else:
-        energy, electrons = weights * exc, weights * rho
-        chance = (energy / energy.sum() + electrons / electrons.sum()).clamp_min(0)
+        energy, electrons = (weights * exc).abs(), (weights * rho).abs()
+        chance = energy / energy.sum() + electrons / electrons.sum()
         chosen = torch.multinomial(chance, config.points, True, generator=generator)
-        weights = weights / (config.points * chance / chance.sum()).clamp_min(1e-30)
+        weights = 2 * weights / (config.points * chance).clamp_min(1e-30)
     return tuple(x[chosen] for x in (rho, grad_rho, tau, weights, coords, exc))
 
 
-def losses(
-    network: nn.Module, points: tuple[Tensor, ...], generator: torch.Generator
-) -> tuple[Tensor, float]:
+def losses(network: nn.Module, points: Points, generator: torch.Generator) -> tuple[Tensor, float]:
     """What is minimized, and ∫|Δe_x| per electron on the points."""
     rho, grad_rho, _, weights, coords, exc = points
     electrons = (weights * rho).sum()
@@ -200,7 +200,7 @@ def losses(
 
 def _expert_losses(
     network: ExpertTransformers,
-    points: tuple[Tensor, ...],
+    points: Points,
     electrons: Tensor,
     generator: torch.Generator,
 ) -> tuple[Tensor, float]:
