@@ -1,4 +1,4 @@
-"""k-points by pairs: orbitals, density and Fock matrices at −k are complex conjugates of those at k.
+"""k-points by pairs: orbitals, density and Fock matrices at −k are the conjugates of those at k.
 
 PySCF evaluates all points of a mesh. Here one of each pair stands for both in the costly parts,
 density-fitting integrals and exchange-correlation; sums over the mesh stay what they are.
@@ -118,6 +118,6 @@ class PairedNumInt(numint.KNumInt):
         if not self._blocks:
             real = Pairs(cell, kpts).real
             for ao, _, *rest in super().block_loop(cell, grids, nao, deriv, kpts):
-                values = [a.real.copy("F") for a in ao] if real else ao
+                values = [a.real.copy("K") for a in ao] if real else ao
                 self._blocks.append((values, values, *rest))
         yield from self._blocks
