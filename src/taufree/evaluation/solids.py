@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,15 @@ from taufree.evaluation.thermochemistry import atom
 from taufree.functional import Functional
 from taufree.model.storage import load_model
 
-VOLUMES = (0.91, 0.955, 1.0, 1.045, 1.09)
-"""Shares of ``CENTER``'s volume: the range of Δ, ±6%, stays inside where the center is near."""
-CENTER = {"metal": 1.0, "covalent": 1.03, "ionic": 0.92, "layered": 1.0, "molecular": 1.0}
-"""Equilibria of the parent in this basis and mesh, roughly, as shares of the table's volume."""
-MIDDLE = 2
-"""Index of the volume at which gaps and moments are compared."""
+STEP = 1.045
+"""Ratio of neighbouring volumes. All are the table's times a power of it, so that curves that are
+extended keep what they have."""
+REACH = 2
+"""Volumes to either side of the lowest: the range of Δ, ±6% of the minimum, is inside."""
+START = {"metal": 0, "covalent": 1, "ionic": -2, "layered": 0, "molecular": 0}
+"""Power of the volume around which the parent's minimum is sought first."""
+FARTHEST = 8
+"""Largest power, either sign: ``STEP`` ** 8 = 1.42. A minimum beyond it is none of a crystal."""
 METAL_EXPONENT = 0.05
 """Metals keep exponents down to here: without them Al would shrink by 17% of its volume. The data
 for training leave out more, see `taufree.data.systems.Periodicity`."""
@@ -51,11 +54,15 @@ def evaluate(
     *,
     out: Path | None = None,
     systems: Sequence[System] | None = None,
+    parent_only: bool = False,
     scheduler: str | None = None,
     workers: int | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Converge a model and its parent at ``VOLUMES`` of every crystal; fit, compare.
+    """Converge a model and its parent at five volumes of every crystal; fit, compare.
+
+    The third is the one where the parent's energy is lowest: as long as it is another, the parent
+    is calculated at further ones. The model follows at the same volumes.
 
     The settings are those of `taufree.data.periodic` (all-electron def2-SVP without exponents below
     0.1, of metals 0.05; k mesh and smearing of `taufree.data.crystals`; Becke grids of level 1).
@@ -73,6 +80,8 @@ def evaluate(
     out : Path, optional
         Folder that keeps every finished point: an interrupted evaluation goes on there, and another
         model's takes over the parent's results and all integrals.
+    parent_only : bool
+        Calculate the parent's points, which serve every model, and compare nothing.
     scheduler, workers : optional
         Address of a Dask scheduler, or number of local processes (default: one a core).
     console : Console, optional
@@ -97,16 +106,18 @@ def evaluate(
     """
     functional = load_model(model) if isinstance(model, str) else model
     chosen = _chosen(split, systems, functional)
-    runs = converge_all(
-        {task for crystal in chosen for task in [*points(crystal), *free_atoms(crystal)]},
-        functional,
-        LEVEL,
-        out=out,
-        scheduler=scheduler,
-        workers=workers,
-        console=console,
-    )
-    lines = [_line(crystal, runs) for crystal in chosen]
+
+    def run(tasks: Iterable[System], which: Which) -> dict[Task, Run]:
+        options: dict[str, Any] = {"scheduler": scheduler, "workers": workers, "console": console}
+        return converge_all(set(tasks), functional, LEVEL, which=[which], out=out, **options)
+
+    atoms = {atom for crystal in chosen for atom in free_atoms(crystal)}
+    runs = run(atoms, "parent")
+    curves = _parents_curves(chosen, runs, run)
+    if not parent_only:
+        volumes = {point for crystal in chosen for point in curves[crystal]}
+        runs |= run(atoms | volumes, "deorbitalized")
+    lines = [_line(crystal, curves[crystal], runs) for crystal in chosen]
     return {
         "model": functional.name,
         "potential": "ks",
@@ -137,10 +148,35 @@ def _complete(crystal: System) -> System:
     return replace(crystal, period=replace(crystal.period, exp_to_discard=METAL_EXPONENT))
 
 
-def points(crystal: System) -> list[System]:
-    """The crystal at every volume of its curve."""
-    center = CENTER[bonding()[crystal.name]]
-    return [at_volume(crystal, center * share) for share in VOLUMES]
+def _parents_curves(
+    crystals: Sequence[System],
+    runs: dict[Task, Run],
+    run: Callable[[Iterable[System], Which], dict[Task, Run]],
+) -> dict[System, list[System]]:
+    """The volumes of every crystal around the parent's lowest; its results are added to ``runs``.
+
+    A curve that falls beyond ``FARTHEST`` ends there; one of which a point fails stays as it is.
+    """
+    middles = {crystal: START[bonding()[crystal.name]] for crystal in crystals}
+    pending = set(crystals)
+    while pending:
+        curves = {crystal: points(crystal, middles[crystal]) for crystal in crystals}
+        wanted = {point for crystal in pending for point in curves[crystal]}
+        runs |= run({point for point in wanted if (point, "parent") not in runs}, "parent")
+        for crystal in list(pending):
+            found = [runs[point, "parent"] for point in curves[crystal]]
+            energies = [r["energy_hartree"] for r in found if r["converged"]]
+            step = int(np.argmin(energies)) - REACH if len(energies) == len(found) else 0
+            middle = int(np.clip(middles[crystal] + step, -FARTHEST, FARTHEST))
+            if middle == middles[crystal]:
+                pending.remove(crystal)
+            middles[crystal] = middle
+    return curves
+
+
+def points(crystal: System, middle: int) -> list[System]:
+    """The crystal at the volumes of its curve around the one of the power ``middle``."""
+    return [at_volume(crystal, STEP**n) for n in range(middle - REACH, middle + REACH + 1)]
 
 
 def free_atoms(crystal: System) -> list[System]:
@@ -155,20 +191,19 @@ def free_atoms(crystal: System) -> list[System]:
     ]
 
 
-def _line(crystal: System, runs: Mapping[Task, Run]) -> dict[str, Any]:
+def _line(crystal: System, curve: Sequence[System], runs: Mapping[Task, Run]) -> dict[str, Any]:
     assert crystal.period is not None
-    volumes = [_volume(point) for point in points(crystal)]
     line: dict[str, Any] = {
         "name": crystal.name,
         "formula": crystal.formula,
         "bonding": bonding()[crystal.name],
         "n_atoms": len(crystal.symbols),
         "mesh": list(crystal.period.mesh),
-        "volumes": volumes,
+        "volumes": [_volume(point) for point in curve],
     }
     curves: dict[Which, EOS | None] = {}
     for which in WHICH:
-        curves[which], line[which] = _curve(crystal, volumes, which, runs)
+        curves[which], line[which] = _curve(crystal, curve, which, runs)
     first, second = curves["deorbitalized"], curves["parent"]
     distance = delta(first, second) if first and second else None
     ours, theirs = line["deorbitalized"], line["parent"]
@@ -190,13 +225,17 @@ def _volume(system: System) -> float:
 
 
 def _curve(
-    crystal: System, volumes: Sequence[float], which: Which, runs: Mapping[Task, Run]
+    crystal: System, curve: Sequence[System], which: Which, runs: Mapping[Task, Run]
 ) -> tuple[EOS | None, dict[str, Any]]:
-    """Equation of state and what follows from it; a point that fails leaves the crystal without."""
-    found = [runs[point, which] for point in points(crystal)]
-    complete = all(run["converged"] for run in found)
-    eos = fit(volumes, [run["energy_hartree"] for run in found]) if complete else None
-    middle = found[MIDDLE]
+    """Equation of state and what follows from it; a point that fails leaves the crystal without.
+
+    Of a functional that was not asked for there are no points.
+    """
+    found = [runs[point, which] for point in curve if (point, which) in runs]
+    energies = [run["energy_hartree"] for run in found if run["converged"]]
+    complete = len(energies) == len(curve)
+    eos = fit([_volume(point) for point in curve], energies) if complete else None
+    middle = found[REACH] if found else {}
     result: dict[str, Any] = {
         "points": found,
         "eos": None if eos is None else vars(eos),
@@ -234,7 +273,7 @@ def summary(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
     pairs = [
         (line["name"], *pair)
         for line in lines
-        for pair in zip(*(line[which]["points"] for which in WHICH), strict=True)
+        for pair in zip(*(line[which]["points"] for which in WHICH), strict=False)
     ]
     both = [pair for pair in pairs if all(run["converged"] for run in pair[1:])]
     found: dict[str, Any] = {
@@ -271,6 +310,7 @@ def table(result: dict[str, Any]) -> Table:
     for name, unit, _ in COLUMNS.values():
         table.add_column(f"{name}\n{unit}", justify="right")
     table.add_column("cycles", justify="right")
+    table.add_column("time\ns", justify="right")
     for line in result["crystals"]:
         parent = line["parent"]
         table.add_row(
@@ -280,7 +320,8 @@ def table(result: dict[str, Any]) -> Table:
             _number(parent["cohesive_ev"], ".2f"),
             _number(parent["gap_ev"], ".2f"),
             *(_number(line[key], form) for key, (_, _, form) in COLUMNS.items()),
-            " / ".join(_cycles(line[which]["points"]) for which in WHICH),
+            " / ".join(_median_of(line[which]["points"], "cycles") for which in WHICH),
+            " / ".join(_median_of(line[which]["points"], "wall_s") for which in WHICH),
         )
     table.add_section()
     found = result["summary"]
@@ -288,21 +329,21 @@ def table(result: dict[str, Any]) -> Table:
         cells = [
             _number(found[key.format(name)], form[-3:]) for name, (*_, form) in COLUMNS.items()
         ]
-        table.add_row(label, "", "", "", "", *cells, "")
+        table.add_row(label, "", "", "", "", *cells, "", "")
     worst = {column: found[f"worst_{name}"] for name, (column, *_) in COLUMNS.items()}
     table.caption = (
         f"converged: {found['converged']} of {found['n_points']} points, parent "
         f"{found['parent_converged']}; {_number(found['wall_ratio'], '.2f')} of the parent's wall "
-        "time (median); cycles: deorbitalized / parent, NO: not converged\nworst: "
+        "time (median); cycles, time: medians, deorbitalized / parent, NO: not converged\nworst: "
         + ", ".join(f"{column} {escape(name)}" for column, name in worst.items() if name)
     )
     return table
 
 
-def _cycles(runs: Sequence[Run]) -> str:
+def _median_of(runs: Sequence[Run], key: str) -> str:
     if not all(run["converged"] for run in runs):
         return "NO"
-    return f"{np.median([run['cycles'] for run in runs]):g}"
+    return f"{np.median([run[key] for run in runs]):.3g}" if runs else "–"
 
 
 def _number(value: float | None, form: str) -> str:
