@@ -17,9 +17,10 @@ from taufree.cli import app
 from taufree.data.crystals import lattice_constant
 from taufree.data.systems import System, registry
 from taufree.errors import UserError
-from taufree.evaluation import plots, self_consistent, solids
-from taufree.evaluation.self_consistent import Run, Task, Which, converge
+from taufree.evaluation import plots, solids
+from taufree.evaluation.self_consistent import Task, Which, converge
 from taufree.evaluation.solids import STEP, free_atoms
+from taufree.evaluation.workers import Run, failed
 
 BULK, DERIVATIVE, COHESION = 0.003, 4.0, 0.2  # atomic units; the last per atom
 FREE_ATOM = -1.0
@@ -56,7 +57,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Task]:
                 curve = PARENTS if each == "parent" else OURS
                 runs[system, each] = made_up(crystal, system, *curve)
                 if (system.name, each) == (FAILS, "deorbitalized"):
-                    runs[system, each] = self_consistent.failed(ValueError("no"))
+                    runs[system, each] = failed(ValueError("no"))
         tasks.extend(runs)
         return runs
 

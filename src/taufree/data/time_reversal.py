@@ -51,8 +51,10 @@ class Pairs:
         return kept.real if self.real else kept
 
     def unfold(self, matrices: Array) -> Array:
-        """(..., n_kept, nao, nao) -> (..., n_k, nao, nao), complex: PySCF adds to them in place."""
-        full = matrices[..., self._stands, :, :].astype(complex)
+        """(..., n_kept, nao, nao) -> (..., n_k, nao, nao), real only at Γ alone, as PySCF's are."""
+        full = matrices[..., self._stands, :, :]
+        if len(self._stands) > 1:
+            full = full.astype(complex)
         return np.where(self._reversed[:, None, None], full.conj(), full)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +19,9 @@ from taufree.data.splits import Split, systems_of
 from taufree.data.systems import System
 from taufree.errors import UserError
 from taufree.evaluation.equation_of_state import EOS, GPA_PER_ATOMIC, delta, fit
-from taufree.evaluation.self_consistent import WHICH, Run, Task, Which, converge_all
+from taufree.evaluation.self_consistent import WHICH, Task, Which, converge_all
 from taufree.evaluation.thermochemistry import atom
+from taufree.evaluation.workers import Run
 from taufree.functional import Functional
 from taufree.model.storage import load_model
 
@@ -36,8 +37,10 @@ FARTHEST = 8
 METAL_EXPONENT = 0.05
 """Metals keep exponents down to here: without them Al would shrink by 17% of its volume. The data
 for training leave out more, see `taufree.data.systems.Periodicity`."""
-LEVEL = 1
-"""PySCF's grid level: crystals' points are many, and both functionals have the same."""
+LEVELS = {"metal": 3, "covalent": 1, "ionic": 1, "layered": 1, "molecular": 3}
+"""PySCF's grid level, of both functionals: crystals' points are many, but level 1 leaves diffuse
+functions (Al: 4 mHa) and shallow curves (Ar: 0.04 mHa of noise) unresolved."""
+ATOMS_LEVEL = 3
 COLUMNS = {
     "d_lattice_constant_angstrom": ("Δa", "Å", "+.4f"),
     "d_bulk_modulus_percent": ("ΔB", "%", "+.2f"),
@@ -65,7 +68,7 @@ def evaluate(
     is calculated at further ones. The model follows at the same volumes.
 
     The settings are those of `taufree.data.periodic` (all-electron def2-SVP without exponents below
-    0.1, of metals 0.05; k mesh and smearing of `taufree.data.crystals`; Becke grids of level 1).
+    0.1, of metals 0.05; k mesh and smearing of `taufree.data.crystals`; Becke grids of ``LEVELS``).
     Cohesive energies are against the atoms of `free_atoms`. No level shift and no second try for
     either functional.
 
@@ -90,9 +93,9 @@ def evaluate(
     Returns
     -------
     dict
-        ``crystals``: a list with ``name``, ``formula``, ``bonding``, ``n_atoms``, ``mesh``,
-        ``volumes`` (bohr³ per cell); ``deorbitalized`` and ``parent``, each with the ``points``
-        (as `taufree.evaluation.self_consistent.converge` reports them), ``eos``,
+        ``crystals``: a list with ``name``, ``formula``, ``bonding``, ``n_atoms``, ``grid_level``,
+        ``mesh``, ``volumes`` (bohr³ per cell); ``deorbitalized`` and ``parent``, each with the
+        ``points`` (as `taufree.evaluation.self_consistent.converge` reports them), ``eos``,
         ``lattice_constant_angstrom``, ``bulk_modulus_gpa``, ``cohesive_ev`` (per atom), ``gap_ev``,
         ``moment`` (μB per cell), both at the middle volume, null where there is none; differences
         to the parent, named as in ``COLUMNS``, Δ of `taufree.evaluation.equation_of_state.delta`
@@ -109,7 +112,13 @@ def evaluate(
 
     def run(tasks: Iterable[System], which: Which) -> dict[Task, Run]:
         options: dict[str, Any] = {"scheduler": scheduler, "workers": workers, "console": console}
-        return converge_all(set(tasks), functional, LEVEL, which=[which], out=out, **options)
+        runs: dict[Task, Run] = {}
+        by_level: dict[int, set[System]] = defaultdict(set)
+        for task in tasks:
+            by_level[_level(task)].add(task)
+        for level, same in by_level.items():
+            runs |= converge_all(same, functional, level, which=[which], out=out, **options)
+        return runs
 
     atoms = {atom for crystal in chosen for atom in free_atoms(crystal)}
     runs = run(atoms, "parent")
@@ -123,7 +132,6 @@ def evaluate(
         "potential": "ks",
         "parent": functional.parent.xc,
         "split": split if systems is None else None,
-        "grid_level": LEVEL,
         "summary": summary(lines),
         "crystals": lines,
     }
@@ -139,6 +147,10 @@ def _chosen(split: Split, systems: Sequence[System] | None, functional: Function
         if system.kind != "crystals" or system.name not in bonding():
             raise UserError(f"{system.name} is no all-electron crystal: see data/crystals.csv")
     return [replace(_complete(system), parent=functional.parent.xc) for system in systems]
+
+
+def _level(system: System) -> int:
+    return LEVELS[bonding()[system.name.split("@")[0]]] if system.period else ATOMS_LEVEL
 
 
 def _complete(crystal: System) -> System:
@@ -198,6 +210,7 @@ def _line(crystal: System, curve: Sequence[System], runs: Mapping[Task, Run]) ->
         "formula": crystal.formula,
         "bonding": bonding()[crystal.name],
         "n_atoms": len(crystal.symbols),
+        "grid_level": _level(crystal),
         "mesh": list(crystal.period.mesh),
         "volumes": [_volume(point) for point in curve],
     }
@@ -301,7 +314,7 @@ def _median(values: Sequence[float]) -> float | None:
 def table(result: dict[str, Any]) -> Table:
     """One row a crystal, the parent's values and the differences to them; means; worst cases."""
     table = Table(
-        title=f"crystals beside {result['parent']}, Becke grids of level {result['grid_level']}",
+        title=f"crystals beside {result['parent']}",
         title_justify="left",
     )
     table.add_column("crystal", no_wrap=True)
