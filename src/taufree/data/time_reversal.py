@@ -59,7 +59,10 @@ class Pairs:
 
 
 class PairedGDF(GDF):
-    """Gaussian density fitting for Coulomb matrices (no exchange, no bands) at all k-points."""
+    """Gaussian density fitting for Coulomb matrices (no exchange, no bands) at all k-points.
+
+    Attraction by the nuclei is left to PySCF: its accuracy depends on the mesh (Sc: 2e-4 Ha).
+    """
 
     @property
     def pairs(self) -> Pairs:
@@ -68,11 +71,6 @@ class PairedGDF(GDF):
     def _make_j3c(self, *args: Any, **options: Any) -> None:
         with lib.temporary_env(self, kpts=self.kpts[self.pairs.kept]):
             super()._make_j3c(*args, **options)
-
-    def get_nuc(self, kpts: Array | None = None) -> Array:
-        """Attraction by the nuclei, (n_k, nao, nao)."""
-        pairs = self.pairs
-        return pairs.unfold(super().get_nuc(self.kpts[pairs.kept]))
 
     def get_jk(self, dm: Array, *args: Any, **options: Any) -> tuple[Array, None]:
         """Coulomb matrices of density matrices ([2,] n_k, nao, nao)."""
