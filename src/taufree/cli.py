@@ -303,6 +303,9 @@ def evaluate_solids(
     name: Annotated[
         list[str] | None, typer.Option(help="Only this crystal; may be repeated.")
     ] = None,
+    parent_only: Annotated[
+        bool, typer.Option("--parent-only", help="The parent's points, which serve every model.")
+    ] = False,
     plot: Plot = None,
     scheduler: Scheduler = None,
     workers: Workers = None,
@@ -319,6 +322,7 @@ def evaluate_solids(
         split,
         out=out,
         systems=select(names=name) if name else None,
+        parent_only=parent_only,
         scheduler=scheduler,
         workers=workers,
         console=stderr,
@@ -408,10 +412,14 @@ def evaluate_geometry(
     name: Annotated[
         list[str] | None, typer.Option(help="Only this molecule; may be repeated.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="So many of the smallest molecules.")] = 20,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="So many of the smallest molecules (default: all).")
+    ] = None,
     frequencies: Annotated[int, typer.Option(min=0, help="Of these, with frequencies.")] = 10,
     basis: Annotated[str, typer.Option(help="Of both functionals.")] = "def2-svp",
     grid_level: GridLevel = 3,
+    scheduler: Scheduler = None,
+    workers: Workers = None,
     json: Json = None,
 ) -> Report:
     """Relaxed molecules and harmonic frequencies beside the parent's."""
@@ -426,24 +434,42 @@ def evaluate_geometry(
         frequencies=frequencies,
         basis=basis,
         level=grid_level,
+        scheduler=scheduler,
+        workers=workers,
         console=stderr,
     )
     return Report(result, geometry.table(result))
 
 
 @evaluate.command("cells")
-@reported(resume=AGAIN)
+@reported(resume="Finished crystals and steps are kept; the same command goes on.")
 def evaluate_cells(
+    out: Annotated[Path, typer.Argument(help="Folder that keeps finished crystals.")] = Path(
+        "cells"
+    ),
     model: Model = "ms2",
+    name: Annotated[
+        list[str] | None, typer.Option(help="Only this crystal, Si or MgO; may be repeated.")
+    ] = None,
     kpts: Annotated[
         tuple[int, int, int], typer.Option(metavar="N N N", min=1, help="Mesh of k-points.")
     ] = (2, 2, 2),
+    scheduler: Scheduler = None,
+    workers: Workers = None,
     json: Json = None,
 ) -> Report:
     """Si and MgO relaxed by their stress, beside the minimum of the equation of state."""
     from taufree.evaluation import cells
 
-    result = cells.evaluate(model, kpts=kpts, console=stderr)
+    result = cells.evaluate(
+        model,
+        out=out,
+        names=name,
+        kpts=kpts,
+        scheduler=scheduler,
+        workers=workers,
+        console=stderr,
+    )
     return Report(result, cells.table(result))
 
 

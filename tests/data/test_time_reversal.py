@@ -17,7 +17,9 @@ def helium(mesh: list[int], spin: bool = False) -> dft.krks.KRKS:
     return mf
 
 
-@pytest.mark.parametrize("mesh", [[1, 1, 2], [1, 2, 3]])  # orbitals real at every k, and not
+@pytest.mark.parametrize(
+    "mesh", [[1, 1, 1], [1, 1, 2], [1, 2, 3]]
+)  # the last with complex orbitals
 @pytest.mark.parametrize("spin", [False, True])
 def test_half_the_mesh_is_the_mesh(mesh: list[int], spin: bool) -> None:
     whole, half = helium(mesh, spin), helium(mesh, spin)

@@ -13,6 +13,7 @@ from ase.units import Bohr
 from rich.console import Console
 
 from networks import random_functional
+from taufree.ase import TauFree
 from taufree.data.systems import System
 from taufree.errors import UserError
 from taufree.evaluation import cells, geometry
@@ -41,11 +42,12 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
     """The model's bonds are 0.01 Å longer than the parent's; one molecule fails."""
     done: list[tuple[str, bool]] = []
 
-    def relaxed(system: System, functional: Functional, *, parent: bool, **options: Any) -> Any:
+    def relaxed(system: System, functional: Functional, parent: bool, *options: Any) -> Any:
         done.append((system.name, parent))
         if len(system.symbols) > 2 and parent:
             return {"converged": False, "error": "it broke"}
-        modes = [1000.0 if parent else 990.0] if options["with_frequencies"] else None
+        with_frequencies = options[-1]
+        modes = [1000.0 if parent else 990.0] if with_frequencies else None
         return {
             "converged": True, "steps": 3, "energy_ev": -1.0, "positions_angstrom": [],
             "bonds_angstrom": [1.0 if parent else 1.01], "angles_degree": [],
@@ -53,7 +55,13 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
         }  # fmt: skip
 
     monkeypatch.setattr(geometry, "relaxed", relaxed)
+    monkeypatch.setattr(geometry, "run_all", in_turn)
     return done
+
+
+def in_turn(work: Any, calls: dict[Any, tuple[Any, ...]], functional: Functional, **_: Any) -> Any:
+    """Without workers, which would not see what a test has replaced."""
+    return ((name, work(*arguments)) for name, arguments in calls.items())
 
 
 def test_differences_and_what_is_kept(
@@ -95,14 +103,53 @@ def test_a_molecule_is_relaxed() -> None:
     assert 3000 < run["frequencies_cm"][0] < 7000
 
 
-def test_cells(functional: Functional, monkeypatch: pytest.MonkeyPatch) -> None:
+CRYSTAL = {
+    "converged": True, "relaxed_angstrom": 5.431, "eos_angstrom": 5.430,
+    "difference_angstrom": 0.001, "bulk_modulus_gpa": 97.0,
+}  # fmt: skip
+
+
+def test_cells(functional: Functional, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     atoms = bulk("Si", "diamond", a=5.43)
     assert cells._lattice_constant(atoms.get_volume()) == pytest.approx(5.43)
-    line = {
-        "converged": True, "relaxed_angstrom": 5.431, "eos_angstrom": 5.430,
-        "difference_angstrom": 0.001, "bulk_modulus_gpa": np.float64(97.0),
-    }  # fmt: skip
-    monkeypatch.setattr(cells, "_crystal", lambda *_: line)
-    result = cells.evaluate(functional)
+
+    def crystal(name: str, *_: Any) -> Any:
+        return CRYSTAL if name == "Si" else {"converged": False, "error": "it broke"}
+
+    monkeypatch.setattr(cells, "_crystal", crystal)
+    monkeypatch.setattr(cells, "run_all", in_turn)
+    result = cells.evaluate(functional, out=tmp_path)
     assert list(result["crystals"]) == ["Si", "MgO"]
-    assert "+0.0010" in printed(cells.table(result))
+    assert "+0.0010" in printed(cells.table(result)) and "it broke" in printed(cells.table(result))
+    with pytest.raises(UserError, match="none of Si, MgO"):
+        cells.evaluate(functional, names=["Pu"])
+
+
+class Spring(TauFree):
+    """A cubic crystal whose energy per cell is ½ 9BV₀ (a/4 − 1)², without forces."""
+
+    def calculate(self, atoms: Any = None, properties: Any = (), system_changes: Any = ()) -> None:
+        self.atoms = atoms.copy()
+        a = np.cbrt(4 * atoms.get_volume())
+        strain = a / 4 - 1
+        self.results = {
+            "energy": 50 * strain**2,
+            "stress": 100 * strain * a / 4 / 3 / atoms.get_volume() * np.array([1, 1, 1, 0, 0, 0]),
+        }
+
+
+def test_a_cell_goes_on_where_it_was_interrupted(
+    functional: Functional, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cells, "TauFree", Spring)
+    monkeypatch.setattr(cells, "run_all", in_turn)
+    monkeypatch.setitem(cells.CRYSTALS, "MgO", ("rocksalt", 4.1, "def2-svp"))
+    options: dict[str, Any] = {"out": tmp_path, "names": ["MgO"]}
+    first = cells.evaluate(functional, **options)
+    found = first["crystals"]["MgO"]
+    assert found["converged"] and found["relaxed_angstrom"] == pytest.approx(4, abs=1e-3)
+    assert found["difference_angstrom"] == pytest.approx(0, abs=2e-3)
+    monkeypatch.setattr(cells, "_crystal", None)  # it is kept
+    assert cells.evaluate(functional, **options) == first
+    [trajectory] = tmp_path.glob("*/MgO-*.traj")
+    assert trajectory.stat().st_size

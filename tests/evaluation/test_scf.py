@@ -15,9 +15,10 @@ from taufree.errors import UserError
 from taufree.evaluation import self_consistent
 from taufree.evaluation.plots import plot_scf
 from taufree.evaluation.scf import evaluate, summary, table
-from taufree.evaluation.self_consistent import converge, converge_all, fingerprint
+from taufree.evaluation.self_consistent import converge, converge_all
 from taufree.evaluation.thermochemistry import atomization, atoms_of
 from taufree.functional import Functional
+from taufree.model.storage import fingerprint
 
 Small = Callable[[str], System]
 NOWHERE = "tcp://127.0.0.1:1"

@@ -17,43 +17,87 @@ from taufree.cli import app
 from taufree.data.crystals import lattice_constant
 from taufree.data.systems import System, registry
 from taufree.errors import UserError
-from taufree.evaluation import plots, self_consistent, solids
-from taufree.evaluation.self_consistent import Run, Task, converge
-from taufree.evaluation.solids import free_atoms, points
+from taufree.evaluation import plots, solids
+from taufree.evaluation.self_consistent import Task, Which, converge
+from taufree.evaluation.solids import STEP, free_atoms
+from taufree.evaluation.workers import Run, failed
 
 BULK, DERIVATIVE, COHESION = 0.003, 4.0, 0.2  # atomic units; the last per atom
 FREE_ATOM = -1.0
 
 
-def made_up(crystal: System, stretch: float, bulk: float) -> dict[str, Run]:
-    """Runs on a curve with its minimum at a volume ``stretch`` times the table's."""
+def made_up(crystal: System, point: System, stretch: float, bulk: float) -> Run:
+    """A point or free atom on a curve with its minimum at ``stretch`` times the table's volume."""
+    run: Run = {"converged": True, "cycles": 8, "wall_s": 1.0, "energy_hartree": FREE_ATOM}
+    if point.period is None:
+        return run
     volume = stretch * solids._volume(crystal)
     minimum = len(crystal.symbols) * (FREE_ATOM - COHESION)
-    runs: dict[str, Run] = {a.name: {"energy_hartree": FREE_ATOM} for a in free_atoms(crystal)}
-    for point in points(crystal):
-        energy = birchmurnaghan(solids._volume(point), minimum, bulk, DERIVATIVE, volume)
-        runs[point.name] = {"energy_hartree": energy, "gap_ev": 6.0 * stretch, "moment": 0.0}
-    return {name: {"converged": True, "cycles": 8, "wall_s": 1.0, **r} for name, r in runs.items()}
+    energy = birchmurnaghan(solids._volume(point), minimum, bulk, DERIVATIVE, volume)
+    return run | {"energy_hartree": energy, "gap_ev": 6.0 * stretch, "moment": 0.0}
+
+
+CRYSTALS = registry()["Si-diamond"], registry()["LiF-rocksalt"]
+PARENTS, OURS = (0.96, BULK), (0.96 * 1.03, 1.1 * BULK)
+FAILS = f"LiF-rocksalt@{STEP**-3:g}"  # the smallest volume
 
 
 @pytest.fixture
-def result(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Two crystals: in one the model's volume is 3% larger, in the other a point fails."""
-    crystals = [registry()["Si-diamond"], registry()["LiF-rocksalt"]]
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Task]:
+    """What is calculated: the model's volumes are 3% larger, and a point of LiF fails."""
+    tasks: list[Task] = []
 
-    def converge_all(systems: set[System], *_: Any, **__: Any) -> dict[Task, Run]:
+    def converge_all(
+        systems: set[System], *_: Any, which: list[Which], **__: Any
+    ) -> dict[Task, Run]:
         runs: dict[Task, Run] = {}
-        for crystal in crystals:
-            theirs, ours = made_up(crystal, 0.96, BULK), made_up(crystal, 0.96 * 1.03, 1.1 * BULK)
-            for system in [*points(crystal), *free_atoms(crystal)]:
-                runs[system, "parent"] = theirs[system.name]
-                runs[system, "deorbitalized"] = ours[system.name]
-        runs[points(crystals[1])[0], "deorbitalized"] = self_consistent.failed(ValueError("no"))
-        assert set(systems) == {system for system, _ in runs}
+        for system in systems:
+            for each in which:
+                crystal = next(c for c in CRYSTALS if set(system.symbols) <= set(c.symbols))
+                curve = PARENTS if each == "parent" else OURS
+                runs[system, each] = made_up(crystal, system, *curve)
+                if (system.name, each) == (FAILS, "deorbitalized"):
+                    runs[system, each] = failed(ValueError("no"))
+        tasks.extend(runs)
         return runs
 
     monkeypatch.setattr(solids, "converge_all", converge_all)
-    return solids.evaluate(random_functional(), systems=crystals)
+    return tasks
+
+
+@pytest.fixture
+def result(asked: list[Task]) -> dict[str, Any]:
+    return solids.evaluate(random_functional(), systems=CRYSTALS)
+
+
+def test_volumes_surround_the_parents_lowest_and_none_is_calculated_twice(
+    asked: list[Task], result: dict[str, Any]
+) -> None:
+    assert len(asked) == len(set(asked))
+    for line, crystal in zip(result["crystals"], CRYSTALS, strict=True):
+        shares = np.array(line["volumes"]) / solids._volume(crystal)
+        np.testing.assert_allclose(shares, STEP ** np.arange(-3, 2))  # 0.96 is nearest STEP ** -1
+        ours = [s.name for s, which in asked if which != "parent" and s.symbols == crystal.symbols]
+        assert len(ours) == len(shares)
+
+
+def test_a_curve_without_minimum_ends(asked: list[Task], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "PARENTS", (2.0, BULK))
+    result = solids.evaluate(random_functional(), systems=CRYSTALS[:1])
+    last = result["crystals"][0]["volumes"][-1] / solids._volume(CRYSTALS[0])
+    assert last == pytest.approx(STEP ** (solids.FARTHEST + solids.REACH))
+    assert result["crystals"][0]["delta_mev"] is None
+
+
+def test_the_parent_alone(asked: list[Task]) -> None:
+    result = solids.evaluate(random_functional(), systems=CRYSTALS, parent_only=True)
+    assert {which for _, which in asked} == {"parent"}
+    silicon, _ = result["crystals"]
+    assert silicon["parent"]["bulk_modulus_gpa"] > 0
+    assert silicon["deorbitalized"]["points"] == []
+    with (console := Console(width=160)).capture() as capture:
+        console.print(solids.table(result))
+    assert "– / 8" in capture.get()
 
 
 def test_curves_give_back_what_they_were_made_of(result: dict[str, Any]) -> None:
@@ -105,9 +149,11 @@ def test_command_passes_its_options_on(
     monkeypatch.setattr(solids, "evaluate", stub)
     monkeypatch.chdir(tmp_path)
     options = ["--name", "Si-diamond", "--workers", "1", "--json", "s.json", "--plot", "s.svg"]
+    options.append("--parent-only")
     done = CliRunner().invoke(app, ["evaluate", "solids", "kept", *options])
     assert done.exit_code == 0, done.stderr
     assert (asked["out"], asked["workers"], asked["split"]) == (Path("kept"), 1, "test")
+    assert asked["parent_only"]
     assert [system.name for system in asked["systems"]] == ["Si-diamond"]
     assert json.loads(Path("s.json").read_text())["summary"]["n_crystals"] == 2
     assert "Si-diamond" in done.stdout and Path("s.svg").stat().st_size > 0

@@ -75,6 +75,8 @@ def test_crystals_are_timed_like_molecules(bench, monkeypatch):
     assert set(run["builds"]) == {"deorbitalized, first", "deorbitalized", "PBE", "MS2"}
     assert run["n_atoms"] == 1 and run["n_ao"] == 2 and run["kpts"] == [2, 1, 1]
     assert all(e < -0.5 for e in run["exc_hartree"].values())
+    assert run["network"]["ratio"] < 10 and run["network"]["neighbours"] >= 1
+    assert 0 < run["network"]["n_points"] <= run["n_points"]
     unknown = CliRunner().invoke(app, ["bench", "crystals", "--name", "Xx"])
     assert unknown.exit_code == 1 and "choose among Si, MgO and Al" in unknown.stderr
 

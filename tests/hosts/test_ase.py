@@ -19,7 +19,7 @@ from ase.units import Bohr, Debye, Hartree
 
 from networks import random_functional
 from taufree.ase import TauFree
-from taufree.errors import UserError
+from taufree.errors import UnsupportedError, UserError
 from taufree.functional import Functional
 from taufree.hosts import dynamics, rescue
 from taufree.hosts.stress import strained_stress
@@ -94,6 +94,14 @@ def test_open_shells_by_initial_moments_or_by_spin(functional: Functional) -> No
     bare = Atoms("OH", atoms.positions)
     bare.calc = TauFree(model=functional, spin=1, **SETTINGS)
     assert bare.get_potential_energy() == pytest.approx(e, abs=1e-5)
+
+
+def test_moments_that_cancel_are_refused(functional: Functional) -> None:
+    atoms = Atoms("H2", [[0, 0, 0], [0, 0, 3]], magmoms=[1, -1])
+    atoms.calc = TauFree(model=functional, **SETTINGS)
+    with pytest.raises(UnsupportedError, match="broken-symmetry UKS"):
+        atoms.get_potential_energy()
+    assert atoms.calc.set(spin=0) and atoms.calc.mean_field(atoms).mol.spin == 0
 
 
 def test_closed_shells_have_no_moments(water: Atoms) -> None:
@@ -212,14 +220,16 @@ def test_an_scf_that_nothing_helps_raises(
 class Springs(TauFree):
     """A calculator that costs nothing: two atoms at 0.8 Å."""
 
+    rest = 0.8
+
     def calculate(self, atoms: Any = None, properties: Any = (), system_changes: Any = ()) -> None:
         self.atoms = atoms.copy()
         bond = atoms.positions[1] - atoms.positions[0]
         length = np.linalg.norm(bond)
-        force = 30 * (length - 0.8) * bond / length
+        force = 30 * (length - self.rest) * bond / length
         self.results = {
-            "energy": 15 * (length - 0.8) ** 2,
-            "free_energy": 15 * (length - 0.8) ** 2,
+            "energy": 15 * (length - self.rest) ** 2,
+            "free_energy": 15 * (length - self.rest) ** 2,
             "forces": np.array([force, -force]),
         }
 
@@ -258,6 +268,10 @@ def test_dynamics_conserves_energy_and_goes_on(springs: Atoms, tmp_path: Path) -
     assert second["steps"] == 20
     np.testing.assert_allclose(parts.positions, springs.positions, atol=1e-10)
     assert second["energy_ev"] == pytest.approx(whole["energy_ev"])
+    stiffer = Atoms("H2", start, calculator=Springs())
+    stiffer.calc.rest = 0.7
+    with pytest.raises(UserError, match="other settings or another model"):
+        dynamics.molecular_dynamics(stiffer, tmp_path / "parts.traj", steps=30, timestep_fs=0.1)
     other = Atoms("H2", start + 0.1, calculator=Springs())
     with pytest.raises(UserError, match="begun from other atoms"):
         dynamics.molecular_dynamics(other, tmp_path / "parts.traj", steps=30, timestep_fs=0.1)

@@ -17,22 +17,24 @@ from ase.neighborlist import natural_cutoffs, neighbor_list
 from ase.units import Bohr
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import track
 from rich.table import Table
 
 from taufree.ase import TauFree
 from taufree.data.splits import Split, systems_of
 from taufree.data.systems import System
 from taufree.errors import UserError
-from taufree.evaluation.self_consistent import WHICH, Run, Which, failed, fingerprint
+from taufree.evaluation.self_consistent import WHICH, Which
+from taufree.evaluation.workers import Run, failed, run_all
 from taufree.files import write_atomic
 from taufree.functional import Functional
 from taufree.hosts import dynamics
-from taufree.model.storage import load_model
+from taufree.model.storage import fingerprint, load_model
 
 FMAX = 0.003
 """Largest force left (eV/Å): a bond of 5 eV/Å² is then within 0.001 Å of its minimum."""
 STEPS = 100
+Task = tuple[System, Which, bool]
+"""A molecule, the functional that it is relaxed with, and whether its frequencies are wanted."""
 
 
 def evaluate(
@@ -41,13 +43,15 @@ def evaluate(
     *,
     out: Path | None = None,
     names: Sequence[str] | None = None,
-    limit: int = 20,
+    limit: int | None = None,
     frequencies: int = 10,
     basis: str = "def2-svp",
     level: int = 3,
+    scheduler: str | None = None,
+    workers: int | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Relax the smallest G2 molecules of a split with a model and with its parent.
+    """Relax the G2 molecules of a split with a model and with its parent, on Dask workers.
 
     Both start from the tabulated geometry, density-fitted, with analytic forces that include the
     motion of the grid. Bonds and angles are those of the tabulated structure; differences are taken
@@ -64,9 +68,11 @@ def evaluate(
     names : sequence of str, optional
         Only these molecules of the split.
     limit, frequencies : int
-        So many of the smallest molecules, and of these so many with frequencies.
+        So many of the smallest molecules (default: all), and of these so many with frequencies.
     basis, level
         One basis and PySCF grid level for both functionals.
+    scheduler, workers : optional
+        Address of a Dask scheduler, or number of local processes (default: one a core).
     console : Console, optional
         Where progress is shown.
 
@@ -81,16 +87,34 @@ def evaluate(
     Raises
     ------
     UserError
-        No such molecule.
+        No such molecule, or no scheduler answers.
     """
     functional = load_model(model) if isinstance(model, str) else model
     systems = _chosen(split, names)[:limit]
     store = _Store(out, functional, basis, level)
+    tasks = [(s, which, n < frequencies) for n, s in enumerate(systems) for which in WHICH]
+    runs = {task: kept for task in tasks if (kept := store.get(task)) is not None}
+    calls = {
+        (system, which, modes): (system, functional, which == "parent", basis, level, modes)
+        for system, which, modes in reversed(tasks)  # large ones first pack best
+        if (system, which, modes) not in runs
+    }
+    for task, run in run_all(
+        relaxed,
+        calls,
+        functional,
+        what="relaxing",
+        scheduler=scheduler,
+        workers=workers,
+        console=console,
+    ):
+        runs[task] = run
+        if "error" not in run:
+            store.put(task, run)
     lines = []
-    bar = track(systems, "relaxing", console=console, disable=console is None)
-    for n, system in enumerate(bar):
-        runs: dict[str, Run] = {w: store.run(system, w, n < frequencies) for w in WHICH}
-        lines.append({"name": system.name, **runs, **_differences(runs)})
+    for n, system in enumerate(systems):
+        both: dict[str, Run] = {which: runs[system, which, n < frequencies] for which in WHICH}
+        lines.append({"name": system.name, **both, **_differences(both)})
     return {
         "model": functional.name,
         "parent": functional.parent.xc,
@@ -122,25 +146,21 @@ class _Store:
             "deorbitalized": f"model-{fingerprint(functional)[:12]}",
         }
 
-    def run(self, system: System, which: Which, with_frequencies: bool) -> Run:
-        path = self._path(system, which, with_frequencies)
+    def get(self, task: Task) -> Run | None:
+        path = self._path(task)
         if path is not None and path.is_file():
             with suppress(ValueError):  # damaged: calculate it again
                 return json.loads(path.read_text("utf-8"))
-        run = relaxed(
-            system,
-            self.functional,
-            parent=which == "parent",
-            basis=self.basis,
-            level=self.level,
-            with_frequencies=with_frequencies,
-        )
-        if path is not None and "error" not in run:
+        return None
+
+    def put(self, task: Task, run: Run) -> None:
+        path = self._path(task)
+        if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, json.dumps(run, indent=1).encode())
-        return run
 
-    def _path(self, system: System, which: Which, with_frequencies: bool) -> Path | None:
+    def _path(self, task: Task) -> Path | None:
+        system, which, with_frequencies = task
         if self.out is None:
             return None
         settings = repr((system, self.basis, self.level, FMAX, with_frequencies))
@@ -151,7 +171,6 @@ class _Store:
 def relaxed(
     system: System,
     functional: Functional,
-    *,
     parent: bool,
     basis: str,
     level: int,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 import time
@@ -15,24 +14,22 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from ase.units import Hartree
-from dask.system import CPU_COUNT
-from distributed import as_completed
 from pyscf import lib
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from taufree.data.build import dask_client
 from taufree.data.generate import mean_field
 from taufree.data.periodic import converge as converge_crystal
 from taufree.data.periodic import properties as crystal_properties
 from taufree.data.store import digest, file_of
 from taufree.data.systems import System
+from taufree.evaluation.workers import Run as Run
+from taufree.evaluation.workers import failed, run_all
 from taufree.files import write_atomic
 from taufree.functional import Functional
 from taufree.hosts.pyscf import deorbitalize
+from taufree.model.storage import fingerprint
 
 Which = Literal["deorbitalized", "parent"]
-Run = dict[str, Any]
 Task = tuple[System, Which]
 
 WHICH: tuple[Which, Which] = ("deorbitalized", "parent")
@@ -113,15 +110,6 @@ class _Store:
             write_atomic(path, json.dumps(run, indent=1).encode())
 
 
-def fingerprint(functional: Functional) -> str:
-    """SHA-256 over a model's configuration and parameters."""
-    network = functional.network
-    total = hashlib.sha256(network.config.model_dump_json().encode())
-    for name, tensor in sorted(network.state_dict().items()):
-        total.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
-    return total.hexdigest()
-
-
 def _calculate(
     tasks: Sequence[Task],
     functional: Functional,
@@ -131,33 +119,23 @@ def _calculate(
     console: Console | None,
 ) -> Iterator[tuple[Task, Run]]:
     """Yield the tasks' results as they finish."""
-    if not tasks:
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with (
-        dask_client(scheduler, min(workers or CPU_COUNT, len(tasks))) as client,
-        Progress(
-            *columns, TimeElapsedColumn(), console=console, disable=console is None
-        ) as progress,
+    calls = {
+        (system, which): (system, functional if which == "deorbitalized" else None, *options)
+        for system, which in tasks
+    }
+    for task, run in run_all(
+        converge,
+        calls,
+        functional,
+        what="self-consistent",
+        scheduler=scheduler,
+        workers=workers,
+        console=console,
     ):
-        bar = progress.add_task("self-consistent", total=len(tasks))
-        [shared] = client.scatter([functional], broadcast=True)
-        futures = {
-            client.submit(
-                converge, s, shared if which == "deorbitalized" else None, *options,
-                pure=False, priority=-rank,
-            ): (s, which)
-            for rank, (s, which) in enumerate(tasks)
-        }  # fmt: skip
-        for future in as_completed(list(futures)):
-            system, which = task = futures.pop(future)
-            error = future.exception()
-            run = failed(error) if error else future.result()
-            if console is not None and not run["converged"]:
-                why = run.get("error") or f"not converged in {run['cycles']} cycles"
-                console.print(f"{system.name}, {which}: {why}", markup=False)
-            yield task, run
-            progress.advance(bar)
+        if console is not None and not run["converged"]:
+            why = run.get("error") or f"not converged in {run['cycles']} cycles"
+            console.print(f"{task[0].name}, {task[1]}: {why}", markup=False)
+        yield task, run
 
 
 def converge(
@@ -232,9 +210,3 @@ def _fit_density(mf: Any, system: System, folder: Path | None) -> None:
             mf.with_df.build(j_only=True)
             unfinished.replace(path)
     mf.with_df._cderi = str(path)
-
-
-def failed(error: BaseException) -> Run:
-    """What is reported of a calculation that broke off."""
-    lines = f"{type(error).__name__}: {error}".splitlines()
-    return {"converged": False, "error": lines[0]}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,22 +19,28 @@ from taufree.data.splits import Split, systems_of
 from taufree.data.systems import System
 from taufree.errors import UserError
 from taufree.evaluation.equation_of_state import EOS, GPA_PER_ATOMIC, delta, fit
-from taufree.evaluation.self_consistent import WHICH, Run, Task, Which, converge_all
+from taufree.evaluation.self_consistent import WHICH, Task, Which, converge_all
 from taufree.evaluation.thermochemistry import atom
+from taufree.evaluation.workers import Run
 from taufree.functional import Functional
 from taufree.model.storage import load_model
 
-VOLUMES = (0.91, 0.955, 1.0, 1.045, 1.09)
-"""Shares of ``CENTER``'s volume: the range of Δ, ±6%, stays inside where the center is near."""
-CENTER = {"metal": 1.0, "covalent": 1.03, "ionic": 0.92, "layered": 1.0, "molecular": 1.0}
-"""Equilibria of the parent in this basis and mesh, roughly, as shares of the table's volume."""
-MIDDLE = 2
-"""Index of the volume at which gaps and moments are compared."""
+STEP = 1.045
+"""Ratio of neighbouring volumes. All are the table's times a power of it, so that curves that are
+extended keep what they have."""
+REACH = 2
+"""Volumes to either side of the lowest: the range of Δ, ±6% of the minimum, is inside."""
+START = {"metal": 0, "covalent": 1, "ionic": -2, "layered": 0, "molecular": 0}
+"""Power of the volume around which the parent's minimum is sought first."""
+FARTHEST = 8
+"""Largest power, either sign: ``STEP`` ** 8 = 1.42. A minimum beyond it is none of a crystal."""
 METAL_EXPONENT = 0.05
 """Metals keep exponents down to here: without them Al would shrink by 17% of its volume. The data
 for training leave out more, see `taufree.data.systems.Periodicity`."""
-LEVEL = 1
-"""PySCF's grid level: crystals' points are many, and both functionals have the same."""
+LEVELS = {"metal": 3, "covalent": 1, "ionic": 1, "layered": 1, "molecular": 3}
+"""PySCF's grid level, of both functionals: crystals' points are many, but level 1 leaves diffuse
+functions (Al: 4 mHa) and shallow curves (Ar: 0.04 mHa of noise) unresolved."""
+ATOMS_LEVEL = 3
 COLUMNS = {
     "d_lattice_constant_angstrom": ("Δa", "Å", "+.4f"),
     "d_bulk_modulus_percent": ("ΔB", "%", "+.2f"),
@@ -51,14 +57,18 @@ def evaluate(
     *,
     out: Path | None = None,
     systems: Sequence[System] | None = None,
+    parent_only: bool = False,
     scheduler: str | None = None,
     workers: int | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Converge a model and its parent at ``VOLUMES`` of every crystal; fit, compare.
+    """Converge a model and its parent at five volumes of every crystal; fit, compare.
+
+    The third is the one where the parent's energy is lowest: as long as it is another, the parent
+    is calculated at further ones. The model follows at the same volumes.
 
     The settings are those of `taufree.data.periodic` (all-electron def2-SVP without exponents below
-    0.1, of metals 0.05; k mesh and smearing of `taufree.data.crystals`; Becke grids of level 1).
+    0.1, of metals 0.05; k mesh and smearing of `taufree.data.crystals`; Becke grids of ``LEVELS``).
     Cohesive energies are against the atoms of `free_atoms`. No level shift and no second try for
     either functional.
 
@@ -73,6 +83,8 @@ def evaluate(
     out : Path, optional
         Folder that keeps every finished point: an interrupted evaluation goes on there, and another
         model's takes over the parent's results and all integrals.
+    parent_only : bool
+        Calculate the parent's points, which serve every model, and compare nothing.
     scheduler, workers : optional
         Address of a Dask scheduler, or number of local processes (default: one a core).
     console : Console, optional
@@ -81,9 +93,9 @@ def evaluate(
     Returns
     -------
     dict
-        ``crystals``: a list with ``name``, ``formula``, ``bonding``, ``n_atoms``, ``mesh``,
-        ``volumes`` (bohr³ per cell); ``deorbitalized`` and ``parent``, each with the ``points``
-        (as `taufree.evaluation.self_consistent.converge` reports them), ``eos``,
+        ``crystals``: a list with ``name``, ``formula``, ``bonding``, ``n_atoms``, ``grid_level``,
+        ``mesh``, ``volumes`` (bohr³ per cell); ``deorbitalized`` and ``parent``, each with the
+        ``points`` (as `taufree.evaluation.self_consistent.converge` reports them), ``eos``,
         ``lattice_constant_angstrom``, ``bulk_modulus_gpa``, ``cohesive_ev`` (per atom), ``gap_ev``,
         ``moment`` (μB per cell), both at the middle volume, null where there is none; differences
         to the parent, named as in ``COLUMNS``, Δ of `taufree.evaluation.equation_of_state.delta`
@@ -97,22 +109,29 @@ def evaluate(
     """
     functional = load_model(model) if isinstance(model, str) else model
     chosen = _chosen(split, systems, functional)
-    runs = converge_all(
-        {task for crystal in chosen for task in [*points(crystal), *free_atoms(crystal)]},
-        functional,
-        LEVEL,
-        out=out,
-        scheduler=scheduler,
-        workers=workers,
-        console=console,
-    )
-    lines = [_line(crystal, runs) for crystal in chosen]
+
+    def run(tasks: Iterable[System], which: Which) -> dict[Task, Run]:
+        options: dict[str, Any] = {"scheduler": scheduler, "workers": workers, "console": console}
+        runs: dict[Task, Run] = {}
+        by_level: dict[int, set[System]] = defaultdict(set)
+        for task in tasks:
+            by_level[_level(task)].add(task)
+        for level, same in by_level.items():
+            runs |= converge_all(same, functional, level, which=[which], out=out, **options)
+        return runs
+
+    atoms = {atom for crystal in chosen for atom in free_atoms(crystal)}
+    runs = run(atoms, "parent")
+    curves = _parents_curves(chosen, runs, run)
+    if not parent_only:
+        volumes = {point for crystal in chosen for point in curves[crystal]}
+        runs |= run(atoms | volumes, "deorbitalized")
+    lines = [_line(crystal, curves[crystal], runs) for crystal in chosen]
     return {
         "model": functional.name,
         "potential": "ks",
         "parent": functional.parent.xc,
         "split": split if systems is None else None,
-        "grid_level": LEVEL,
         "summary": summary(lines),
         "crystals": lines,
     }
@@ -130,6 +149,10 @@ def _chosen(split: Split, systems: Sequence[System] | None, functional: Function
     return [replace(_complete(system), parent=functional.parent.xc) for system in systems]
 
 
+def _level(system: System) -> int:
+    return LEVELS[bonding()[system.name.split("@")[0]]] if system.period else ATOMS_LEVEL
+
+
 def _complete(crystal: System) -> System:
     """The crystal in the basis of the benchmark."""
     if bonding()[crystal.name] != "metal" or crystal.period is None:
@@ -137,10 +160,35 @@ def _complete(crystal: System) -> System:
     return replace(crystal, period=replace(crystal.period, exp_to_discard=METAL_EXPONENT))
 
 
-def points(crystal: System) -> list[System]:
-    """The crystal at every volume of its curve."""
-    center = CENTER[bonding()[crystal.name]]
-    return [at_volume(crystal, center * share) for share in VOLUMES]
+def _parents_curves(
+    crystals: Sequence[System],
+    runs: dict[Task, Run],
+    run: Callable[[Iterable[System], Which], dict[Task, Run]],
+) -> dict[System, list[System]]:
+    """The volumes of every crystal around the parent's lowest; its results are added to ``runs``.
+
+    A curve that falls beyond ``FARTHEST`` ends there; one of which a point fails stays as it is.
+    """
+    middles = {crystal: START[bonding()[crystal.name]] for crystal in crystals}
+    pending = set(crystals)
+    while pending:
+        curves = {crystal: points(crystal, middles[crystal]) for crystal in crystals}
+        wanted = {point for crystal in pending for point in curves[crystal]}
+        runs |= run({point for point in wanted if (point, "parent") not in runs}, "parent")
+        for crystal in list(pending):
+            found = [runs[point, "parent"] for point in curves[crystal]]
+            energies = [r["energy_hartree"] for r in found if r["converged"]]
+            step = int(np.argmin(energies)) - REACH if len(energies) == len(found) else 0
+            middle = int(np.clip(middles[crystal] + step, -FARTHEST, FARTHEST))
+            if middle == middles[crystal]:
+                pending.remove(crystal)
+            middles[crystal] = middle
+    return curves
+
+
+def points(crystal: System, middle: int) -> list[System]:
+    """The crystal at the volumes of its curve around the one of the power ``middle``."""
+    return [at_volume(crystal, STEP**n) for n in range(middle - REACH, middle + REACH + 1)]
 
 
 def free_atoms(crystal: System) -> list[System]:
@@ -155,20 +203,20 @@ def free_atoms(crystal: System) -> list[System]:
     ]
 
 
-def _line(crystal: System, runs: Mapping[Task, Run]) -> dict[str, Any]:
+def _line(crystal: System, curve: Sequence[System], runs: Mapping[Task, Run]) -> dict[str, Any]:
     assert crystal.period is not None
-    volumes = [_volume(point) for point in points(crystal)]
     line: dict[str, Any] = {
         "name": crystal.name,
         "formula": crystal.formula,
         "bonding": bonding()[crystal.name],
         "n_atoms": len(crystal.symbols),
+        "grid_level": _level(crystal),
         "mesh": list(crystal.period.mesh),
-        "volumes": volumes,
+        "volumes": [_volume(point) for point in curve],
     }
     curves: dict[Which, EOS | None] = {}
     for which in WHICH:
-        curves[which], line[which] = _curve(crystal, volumes, which, runs)
+        curves[which], line[which] = _curve(crystal, curve, which, runs)
     first, second = curves["deorbitalized"], curves["parent"]
     distance = delta(first, second) if first and second else None
     ours, theirs = line["deorbitalized"], line["parent"]
@@ -190,13 +238,17 @@ def _volume(system: System) -> float:
 
 
 def _curve(
-    crystal: System, volumes: Sequence[float], which: Which, runs: Mapping[Task, Run]
+    crystal: System, curve: Sequence[System], which: Which, runs: Mapping[Task, Run]
 ) -> tuple[EOS | None, dict[str, Any]]:
-    """Equation of state and what follows from it; a point that fails leaves the crystal without."""
-    found = [runs[point, which] for point in points(crystal)]
-    complete = all(run["converged"] for run in found)
-    eos = fit(volumes, [run["energy_hartree"] for run in found]) if complete else None
-    middle = found[MIDDLE]
+    """Equation of state and what follows from it; a point that fails leaves the crystal without.
+
+    Of a functional that was not asked for there are no points.
+    """
+    found = [runs[point, which] for point in curve if (point, which) in runs]
+    energies = [run["energy_hartree"] for run in found if run["converged"]]
+    complete = len(energies) == len(curve)
+    eos = fit([_volume(point) for point in curve], energies) if complete else None
+    middle = found[REACH] if found else {}
     result: dict[str, Any] = {
         "points": found,
         "eos": None if eos is None else vars(eos),
@@ -234,7 +286,7 @@ def summary(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
     pairs = [
         (line["name"], *pair)
         for line in lines
-        for pair in zip(*(line[which]["points"] for which in WHICH), strict=True)
+        for pair in zip(*(line[which]["points"] for which in WHICH), strict=False)
     ]
     both = [pair for pair in pairs if all(run["converged"] for run in pair[1:])]
     found: dict[str, Any] = {
@@ -262,7 +314,7 @@ def _median(values: Sequence[float]) -> float | None:
 def table(result: dict[str, Any]) -> Table:
     """One row a crystal, the parent's values and the differences to them; means; worst cases."""
     table = Table(
-        title=f"crystals beside {result['parent']}, Becke grids of level {result['grid_level']}",
+        title=f"crystals beside {result['parent']}",
         title_justify="left",
     )
     table.add_column("crystal", no_wrap=True)
@@ -271,6 +323,7 @@ def table(result: dict[str, Any]) -> Table:
     for name, unit, _ in COLUMNS.values():
         table.add_column(f"{name}\n{unit}", justify="right")
     table.add_column("cycles", justify="right")
+    table.add_column("time\ns", justify="right")
     for line in result["crystals"]:
         parent = line["parent"]
         table.add_row(
@@ -280,7 +333,8 @@ def table(result: dict[str, Any]) -> Table:
             _number(parent["cohesive_ev"], ".2f"),
             _number(parent["gap_ev"], ".2f"),
             *(_number(line[key], form) for key, (_, _, form) in COLUMNS.items()),
-            " / ".join(_cycles(line[which]["points"]) for which in WHICH),
+            " / ".join(_median_of(line[which]["points"], "cycles") for which in WHICH),
+            " / ".join(_median_of(line[which]["points"], "wall_s") for which in WHICH),
         )
     table.add_section()
     found = result["summary"]
@@ -288,21 +342,21 @@ def table(result: dict[str, Any]) -> Table:
         cells = [
             _number(found[key.format(name)], form[-3:]) for name, (*_, form) in COLUMNS.items()
         ]
-        table.add_row(label, "", "", "", "", *cells, "")
+        table.add_row(label, "", "", "", "", *cells, "", "")
     worst = {column: found[f"worst_{name}"] for name, (column, *_) in COLUMNS.items()}
     table.caption = (
         f"converged: {found['converged']} of {found['n_points']} points, parent "
         f"{found['parent_converged']}; {_number(found['wall_ratio'], '.2f')} of the parent's wall "
-        "time (median); cycles: deorbitalized / parent, NO: not converged\nworst: "
+        "time (median); cycles, time: medians, deorbitalized / parent, NO: not converged\nworst: "
         + ", ".join(f"{column} {escape(name)}" for column, name in worst.items() if name)
     )
     return table
 
 
-def _cycles(runs: Sequence[Run]) -> str:
+def _median_of(runs: Sequence[Run], key: str) -> str:
     if not all(run["converged"] for run in runs):
         return "NO"
-    return f"{np.median([run['cycles'] for run in runs]):g}"
+    return f"{np.median([run[key] for run in runs]):.3g}" if runs else "–"
 
 
 def _number(value: float | None, form: str) -> str:

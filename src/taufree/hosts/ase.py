@@ -65,7 +65,7 @@ class TauFree(Calculator):
     density_fit : bool
         Fit the density for the Coulomb part.
     grid_response : bool
-        Molecules: forces include the motion of grid points and weights, so that they are the
+        Forces and stress include the motion of grid points and weights, so that they are the
         derivative of the energy as it is computed, and dynamics conserves energy.
     conv_tol : float
         Of the energy, hartree.
@@ -83,8 +83,8 @@ class TauFree(Calculator):
 
     ``energy`` is the energy extrapolated to zero smearing, ``free_energy`` what forces derive
     from; they differ with smearing only. Forces of crystals are without the net force, an error of
-    the grid. Stress is analytic for crystals with pseudopotentials, and by differences of energies
-    of strained cells for all electrons (12 calculations).
+    the Fourier grid. Stress is analytic for crystals with pseudopotentials; that of all electrons,
+    and of the parent, is by differences of energies of strained cells (12 calculations).
     """
 
     atoms: Any
@@ -175,7 +175,13 @@ class TauFree(Calculator):
         p = self.parameters
         spin, charge = p["spin"], p["charge"]
         if spin is None:
-            spin = round(abs(atoms.get_initial_magnetic_moments().sum()))
+            moments = atoms.get_initial_magnetic_moments()
+            spin = round(abs(moments.sum()))
+            if spin == 0 and np.abs(moments).max(initial=0) >= 0.5:
+                raise UnsupportedError(
+                    "initial magnetic moments that cancel are not available: remove them (or give "
+                    "spin=0) for closed shells, or converge a broken-symmetry UKS in PySCF."
+                )
         if charge is None:
             charge = round(atoms.get_initial_charges().sum())
         settings = Settings(
@@ -225,18 +231,17 @@ class TauFree(Calculator):
             raise UnsupportedError(
                 "PySCF has none for crystals with a meta-GGA such as the parent; its surrogate has."
             )
-        gradients = self.mf.Gradients()
-        crystal = self.atoms.pbc.any()
-        if not crystal:
-            gradients.grid_response = self.parameters["grid_response"]
-        forces: np.ndarray = -gradients.kernel() * (Hartree / Bohr)
-        return forces - forces.mean(0) if crystal else forces
+        forces: np.ndarray = -self._gradients().kernel() * (Hartree / Bohr)
+        return forces - forces.mean(0) if self.atoms.pbc.any() else forces
+
+    def _gradients(self) -> Any:
+        return self.mf.Gradients().set(grid_response=self.parameters["grid_response"])
 
     def _stress(self) -> np.ndarray:
         if not self.atoms.pbc.any():
             raise UnsupportedError("a molecule has no cell.")
-        if self.mf.cell._pseudo:
-            stress = self.mf.Gradients().get_stress() * (Hartree / Bohr**3)
+        if self.mf.cell._pseudo and not self.parameters["parent"]:
+            stress = self._gradients().get_stress() * (Hartree / Bohr**3)
         else:
             stress = strained_stress(self.atoms, self._free_energy_of)
         found: np.ndarray = full_3x3_to_voigt_6_stress((stress + stress.T) / 2)

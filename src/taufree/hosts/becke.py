@@ -3,11 +3,12 @@
 PySCF puts an atomic grid on every image a of every atom, keeps the points that fall into the cell,
 and shares space among the images that have some,
 
-    w_j = v_j P_a(r_j) / Σ_b P_b(r_j),   P_b = Π_c s(μ_bc),   μ_bc = (|r_j−R_b| − |r_j−R_c|)/|R_b−R_c|
+    w_j = v_j P_a(r_j) / Σ_b P_b(r_j),   P_b(r) = Π_c s((|r−R_b| − |r−R_c|) / |R_b−R_c|)
 
 with s(μ) = ½(1 − p(p(p(μ)))), p(μ) = (3μ − μ³)/2 (Becke, doi:10.1063/1.454033). A point moves with
-its image. Points that cross the cell's faces come back on the other side with the same density, so
-derivatives at a fixed list of points are those of the energy.
+its image. A point that crosses a face of the cell comes back on the other side with the same
+density and, but for images too far away to have points, the same weight: derivatives at a fixed
+list of points are those of the energy between such small steps of it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from torch import Tensor
 from taufree.errors import UnsupportedError
 from taufree.hosts.exchange_correlation import periodic_vectors
 
-SHARE = 1e-10
+SHARE = 1e-9
 """Share of a point's weight below which an image has no say in how it changes."""
 BLOCK_PAIRS = 2**20
 """Pairs of images, of single points, at a time."""
@@ -58,8 +59,8 @@ class Images:
             part = slice(start, start + block)
             owners, points = self.owners[part], np.arange(len(self.owners[part]))
             factors = -_shares(self.centers, coords[part])
+            image, point = (factors < -SHARE).nonzero()
             factors[owners, points] += 1
-            image, point = (np.abs(factors) > SHARE).nonzero()
             scale = torch.from_numpy((factors * (weights * v)[part])[image, point])
             r = torch.from_numpy(coords[part] - self.centers[owners]) + centers[owners]
             logarithms = _log_cell_functions(centers, r, torch.from_numpy(image), point)

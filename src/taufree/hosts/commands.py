@@ -43,7 +43,16 @@ KEPT = "The trajectory is kept: the same command with it as FILE goes on from it
 def relax(
     file: File,
     cell: Annotated[bool, typer.Option("--cell", help="Relax the cell of a crystal too.")] = False,
-    fmax: Annotated[float, typer.Option(min=1e-5, help="Largest force left, eV/Å.")] = 0.01,
+    cell_only: Annotated[
+        bool,
+        typer.Option(
+            "--cell-only",
+            help="The cell alone, atoms at their fractions of it; also without pseudopotentials.",
+        ),
+    ] = False,
+    fmax: Annotated[
+        float, typer.Option(min=1e-5, help="Largest force left, eV/Å; of a cell alone, eV.")
+    ] = 0.01,
     steps: Annotated[int, typer.Option(min=1, help="At most so many.")] = 200,
     out: Out = None,
     basis: Basis = None,
@@ -64,16 +73,17 @@ def relax(
     atoms, _ = _calculated(
         file, model, parent, basis, charge, spin, kpts, smearing, grid_level, max_memory
     )
-    if cell and not atoms.pbc.all():
+    if (cell or cell_only) and not atoms.pbc.all():
         raise UserError(
             f"{file} has no cell to relax: leave out --cell, or write it with its cell."
         )
     out = _beside(out, file, "relaxed.traj")
     with _bar("relax", steps) as tell:
-        result = dynamics.relax(atoms, out, cell=cell, fmax=fmax, steps=steps, progress=tell)
-    left = f"forces up to {result['largest_force_ev_per_angstrom']:.4f} eV/Å are left after {steps}"
-    failure = None if result["converged"] else f"{left} steps: go on from {out}."
-    return Report(result, facts(result), failure)
+        result = dynamics.relax(
+            atoms, out, cell=cell, cell_only=cell_only, fmax=fmax, steps=steps, progress=tell
+        )
+    failure = f"forces are left after {steps} steps: go on from {out}."
+    return Report(result, facts(result), None if result["converged"] else failure)
 
 
 @reported(resume="Finished displacements are kept; the same command goes on.")
@@ -162,6 +172,7 @@ def _calculated(
     """The structure with its calculator, and what identifies the latter's settings."""
     from taufree.ase import TauFree
     from taufree.hosts.structures import read_structure
+    from taufree.model.storage import fingerprint
 
     atoms = read_structure(file)
     settings: dict[str, Any] = {
@@ -170,7 +181,8 @@ def _calculated(
     }  # fmt: skip
     atoms.calc = TauFree(**settings)
     atoms.calc.mean_field(atoms)  # bad settings are refused before the first step
-    return atoms, str(settings)
+    # a model may be replaced by another of the same name
+    return atoms, f"{settings}{fingerprint(atoms.calc.functional)}"
 
 
 def _beside(out: Path | None, file: Path, ending: str) -> Path:

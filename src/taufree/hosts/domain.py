@@ -5,19 +5,30 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import numpy as np
 from ase.data import atomic_numbers
+from numpy.typing import ArrayLike
 
 from taufree.errors import DomainWarning
 from taufree.functional import Functional
 from taufree.model.tokens import gaussian_exponents
 
 
-def warn_unresolved(functional: Functional, spacing: float) -> None:
-    """Warn of a uniform grid (``spacing``, bohr) too coarse for the sharpest Gaussian of a token.
+def warn_unresolved(functional: Functional, lattice: np.ndarray, mesh: ArrayLike) -> None:
+    """Warn of a uniform grid too coarse for the sharpest Gaussian of a token.
 
-    The sum over such a grid is right to 2 exp(−π²/(a h²)); beyond a h² = 1 energies depend on where
-    nuclei sit between its points.
+    The sum over such a grid is right to 2 exp(−π²/(a h²)), h the distance of its planes; beyond
+    a h² = 1 energies depend on where nuclei sit between its points.
+
+    Parameters
+    ----------
+    lattice : (3, 3)
+        Cell vectors as rows, bohr.
+    mesh : (3,)
+        Points along each.
     """
+    planes = 1 / np.linalg.norm(np.linalg.inv(lattice), axis=0)
+    spacing = float((planes / np.asarray(mesh)).max())
     sharpest = float(gaussian_exponents(functional.network.config)[-1])
     if sharpest * spacing**2 > 1:
         warnings.warn(

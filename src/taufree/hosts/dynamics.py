@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms, units
-from ase.filters import FrechetCellFilter
+from ase.filters import FrechetCellFilter, StrainFilter
 from ase.io import Trajectory, read, write
 from ase.md.velocitydistribution import Stationary, ZeroRotation
 from ase.md.verlet import VelocityVerlet
@@ -21,6 +21,10 @@ Progress = Callable[[int, str], None]
 """Called after every step with its number and a line on what it gave."""
 
 
+SAME_ENERGY = 1e-4
+"""eV: far more than an SCF leaves open, far less than other settings change."""
+
+
 def silent(step: int, line: str) -> None:
     """No progress."""
 
@@ -30,23 +34,27 @@ def relax(
     out: Path,
     *,
     cell: bool = False,
+    cell_only: bool = False,
     fmax: float = 0.01,
     steps: int = 200,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Move atoms, and with ``cell`` the cell too, until no force is larger than ``fmax`` (eV/Å).
 
-    ``atoms`` has a calculator and is changed in place. Every step goes to ``out`` (ASE's .traj),
-    the last one also to a file beside it, .xyz with forces and cell.
+    With ``cell_only`` atoms keep their fractions of the cell, and ``fmax`` (eV) is of ∂E/∂ε: no
+    forces are needed, and where symmetry holds the atoms it is the whole minimum. ``atoms`` has a
+    calculator and is changed in place. Every step goes to ``out`` (ASE's .traj), the last one also
+    to a file beside it, .xyz.
     """
-    start = atoms.copy()
-    target: Any = FrechetCellFilter(atoms) if cell else atoms
+    start, cell = atoms.copy(), cell or cell_only
+    target: Any = StrainFilter(atoms) if cell_only else FrechetCellFilter(atoms) if cell else atoms
     optimizer = BFGS(target, trajectory=str(out), logfile=None)
 
     def tell() -> None:
-        force = _largest(atoms.get_forces())
         energy = atoms.get_potential_energy()
-        progress(optimizer.nsteps, f"{energy:16.6f} eV  largest force {force:8.4f} eV/Å")
+        largest = _largest((target if cell_only else atoms).get_forces())
+        what = f"∂E/∂ε {largest:8.4f} eV" if cell_only else f"force {largest:8.4f} eV/Å"
+        progress(optimizer.nsteps, f"{energy:16.6f} eV  largest {what}")
 
     optimizer.attach(tell)
     converged = optimizer.run(fmax=fmax, steps=steps)
@@ -56,11 +64,12 @@ def relax(
         "converged": bool(converged),
         "steps": optimizer.nsteps,
         "energy_ev": float(atoms.get_potential_energy()),
-        "largest_force_ev_per_angstrom": _largest(atoms.get_forces()),
         "largest_move_angstrom": _largest(atoms.positions - start.positions),
         "file": str(final),
         "trajectory": str(out),
     }
+    if not cell_only:
+        result["largest_force_ev_per_angstrom"] = _largest(atoms.get_forces())
     if cell:
         result |= {
             "volume_angstrom3": float(atoms.get_volume()),
@@ -144,7 +153,8 @@ def molecular_dynamics(
     Raises
     ------
     UserError
-        ``out`` belongs to something else.
+        ``out`` belongs to something else: other atoms, another time step, or a calculator that
+        gives its last step another energy.
     """
     done, energies = _take_up(atoms, out, timestep_fs)
     if not done and not atoms.get_momenta().any():
@@ -202,6 +212,11 @@ def _take_up(atoms: Atoms, out: Path, timestep_fs: float) -> tuple[int, list[flo
             "another file for the trajectory."
         )
     atoms.positions, last = frames[-1].positions, frames[-1]
+    if abs(atoms.get_potential_energy() - last.get_potential_energy()) > SAME_ENERGY:
+        raise UserError(
+            f"{out} was begun with other settings or another model, which give another energy: "
+            "remove it, or choose another file for the trajectory."
+        )
     atoms.set_momenta(last.get_momenta())
     return len(frames), [f.get_potential_energy() + f.get_kinetic_energy() for f in frames]
 

@@ -42,8 +42,7 @@ class _Multigrid(Deorbitalizing):
         mesh = np.array(self.mesh)  # type: ignore[attr-defined]
         state = cell._env, cell.lattice_vectors(), mesh
         if self._cache is None or not all(map(np.array_equal, state, self._cache[0])):
-            spacings = np.linalg.norm(cell.lattice_vectors(), axis=1) / mesh
-            warn_unresolved(self.functional, spacings.max())
+            warn_unresolved(self.functional, cell.lattice_vectors(), mesh)
             weights = np.full(mesh.prod(), cell.vol / mesh.prod())
             where = cell.get_uniform_grids(mesh, wrap_around=False), weights
             xc = ExchangeCorrelation(self.functional, *where, nuclei(cell), periodic_vectors(cell))

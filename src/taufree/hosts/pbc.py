@@ -254,8 +254,7 @@ class _GridCache:
             functional, grids.coords, grids.weights, nuclei(cell), periodic_vectors(cell)
         )
         if not isinstance(grids, gen_grid.BeckeGrids):
-            spacings = np.linalg.norm(cell.lattice_vectors(), axis=1) / grids.mesh
-            warn_unresolved(functional, spacings.max())
+            warn_unresolved(functional, cell.lattice_vectors(), grids.mesh)
         self.sets = _bloch_sets(cell, kpts, out)
         values = sum(4 * cell.nao * (1 if s.real else 2) for s in self.sets)  # at one point
         self.block = max(1, int(BLOCK_MB * 1e6 / (8 * values * BLKSIZE))) * BLKSIZE

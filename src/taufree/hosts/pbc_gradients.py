@@ -97,7 +97,7 @@ class DeorbitalizedKGradients:
         """(1/V) ∂E/∂ε, (3, 3), hartree/bohr³."""
         dm = np.asarray(self.base.make_rdm1())
         without_xc = copy.copy(self)
-        without_xc.base = self.base.copy()
+        without_xc.base, without_xc.grids = self.base.copy(), None
         without_xc.base.grids = dft.UniformGrids(self.cell)
         without_xc.base._numint = copy.copy(self.base._numint)
         without_xc.base._numint.eval_xc_eff = _no_xc
@@ -139,8 +139,8 @@ class DeorbitalizedKGradients:
         if grids.coords is None:
             grids.build(with_non0tab=True)
         follows = self.grid_response and isinstance(grids, dft.BeckeGrids)
-        partials = ni.partials(self.cell, grids, self.base.kpts, dm)
-        return grids, partials, images(self.cell, grids) if follows else None
+        owners = images(self.cell, grids) if follows else None
+        return grids, ni.partials(self.cell, grids, self.base.kpts, dm), owners
 
 
 def _change(moved: np.ndarray, ao: np.ndarray, dm: np.ndarray, v: np.ndarray) -> np.ndarray:

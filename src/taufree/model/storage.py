@@ -97,3 +97,12 @@ def read_card(path: Path) -> dict[str, Any]:
     if not isinstance(card, dict) or card.get("format") != FORMAT:
         raise WeightsError(f"{card_path} is not a taufree model card of format {FORMAT}.")
     return card
+
+
+def fingerprint(functional: Functional) -> str:
+    """SHA-256 over a model's configuration and parameters."""
+    network = functional.network
+    total = hashlib.sha256(network.config.model_dump_json().encode())
+    for name, tensor in sorted(network.state_dict().items()):
+        total.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
+    return total.hexdigest()

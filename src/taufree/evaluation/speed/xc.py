@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from rich.table import Table
 
@@ -13,7 +14,9 @@ import taufree
 from taufree.evaluation.speed import measure, stages, systems
 from taufree.evaluation.speed.measure import DEORBITALIZED, GGA, Say
 from taufree.functional import Functional
+from taufree.hosts.exchange_correlation import periodic_vectors
 from taufree.hosts.single_point import Settings, mean_field
+from taufree.model.tokens import images
 
 FIRST = f"{DEORBITALIZED}, first"
 PROFILED_BUILDS = 3
@@ -64,7 +67,10 @@ def bench_crystals(
     max_memory: int | None = None,
     say: Say,
 ) -> dict[str, Any]:
-    """Times of one XC build of crystals, as `bench_xc` takes them, at PySCF's first guess."""
+    """Times of one XC build of crystals, as `bench_xc` takes them, at PySCF's first guess.
+
+    And of the network alone, see `_network`.
+    """
     conditions = measure.conditions(functional)
     results = []
     for name in names:
@@ -82,9 +88,41 @@ def bench_crystals(
         say(f"{name} {basis}, {kpts} k-points: {repeats} XC builds each")
         dm = np.asarray(parent.get_init_guess())
         what = {"molecule": name, "basis": basis, "kpts": kpts}
-        results.append(what | _measure(fields, functional, dm, repeats))
+        run = what | _measure(fields, functional, dm, repeats)
+        results.append(run | {"network": _network(parent, functional, dm, repeats)})
     parent = functional.parent.xc
     return {"benchmark": "crystals", "conditions": conditions, "parent": parent, "results": results}
+
+
+def _network(mf: Any, functional: Functional, dm: np.ndarray, repeats: int) -> dict[str, Any]:
+    """The network's time, energy and derivatives, in a crystal and in a molecule beside it.
+
+    The molecule has the same points, and around them, as nuclei of its own, all images that the
+    crystal's points see: what differs is that a crystal's images share few tokens.
+    """
+    watch = measure.Stopwatch(functional)
+    measure.xc_build(taufree.deorbitalize(mf, watch), dm)
+    coords, centers = watch.coords
+    rho, grad_rho, weights = watch.density
+    lattice = torch.from_numpy(periodic_vectors(mf.cell))
+    seen = images(centers, lattice, coords, functional.network.config.cutoff)[1]
+    geometries = {
+        "crystal": functional.geometry(coords, centers, lattice),
+        "molecule": functional.geometry(coords, seen),
+    }
+    tasks = {
+        name: lambda geometry=geometry: functional.potential(rho, grad_rho, weights, geometry)
+        for name, geometry in geometries.items()
+    }
+    measure.interleaved(tasks, 1)
+    found = {name: measure.spread(s) for name, s in measure.interleaved(tasks, repeats).items()}
+    token_map = geometries["crystal"].token_map
+    return {
+        **found,
+        "n_points": len(coords),
+        "neighbours": len(token_map.token) / token_map.n_tiles,
+        "ratio": found["crystal"]["median_s"] / found["molecule"]["median_s"],
+    }
 
 
 def _measure(
@@ -147,6 +185,15 @@ def table(result: dict[str, Any]) -> Table:
         later = run["builds"][DEORBITALIZED]["median_s"]
         for stage, seconds in run["profile_s"].items():
             table.add_row(f"  {stage}", f"{seconds:.3f}", "", "", f"{seconds / later:.0%} of it")
+        if network := run.get("network"):
+            label = f"network, {network['neighbours']:.0f} neighbours"
+            for name, of in (
+                ("crystal", ""),
+                ("molecule", f"crystal {network['ratio']:.2f} of it"),
+            ):
+                numbers = [f"{network[name][k]:.3f}" for k in ("median_s", "min_s", "max_s")]
+                per_point = f"{1e6 * network[name]['median_s'] / network['n_points']:.2f}"
+                table.add_row(f"{label}, {name}", *numbers, of, per_point)
     return table
 
 
