@@ -1,4 +1,4 @@
-"""TorchScript that programs read which evaluate Skala's functionals, e.g. GauXC and PySCF's skala.
+"""TorchScript for the programs that evaluate Skala's functionals.
 
 The protocol (https://github.com/microsoft/skala, version 2) is a module with the methods
 ``get_exc_density`` and ``get_exc`` of a dictionary of float64 tensors, and JSON beside it that
