@@ -479,6 +479,26 @@ for command in (relax, vibrations, md):
 
 @app.command()
 @reported(resume=AGAIN)
+def export(
+    model: Annotated[str, typer.Argument(help="A bundled model, or the path of one.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="NAME.pt2 (torch.export: exchange, closed shells) or NAME.fun (TorchScript as "
+            "Skala's: exchange-correlation, spin densities)."
+        ),
+    ],
+    json: Json = None,
+) -> Report:
+    """A model in one file that other programs evaluate without taufree; molecules only."""
+    from taufree.export import write
+
+    result = write.export(model, file)
+    return Report(result, facts(result))
+
+
+@app.command()
+@reported(resume=AGAIN)
 def report(
     folder: Annotated[Path, typer.Argument(help="Folder of results, the --json files.")],
     page: Annotated[Path, typer.Option("--out", metavar="FILE", help="The page.")] = Path(

@@ -71,16 +71,10 @@ def test_gates_gradcheck() -> None:
     assert gradgradcheck(lambda u: gates(u, N_EXPERTS), u)
 
 
-def dense(module: Experts, x: Tensor) -> Tensor:
-    """Every expert at every point."""
-    everything = torch.cat([expert(x) for expert in module.experts], 1)
-    return (module.gates(x) * everything).sum(1)
-
-
 def test_sparse_equals_dense(experts: Experts, inputs: Tensor) -> None:
     y, gate = experts(inputs)
     assert ((gate > 0).sum(0) > 10).all(), "the test needs every expert at work"
-    torch.testing.assert_close(y, dense(experts, inputs), rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(y, experts.densely(inputs)[0], rtol=1e-12, atol=1e-13)
     torch.testing.assert_close(gate, experts.gates(inputs), rtol=0, atol=0)
 
 
@@ -89,7 +83,7 @@ def test_sparse_derivatives_equal_dense(experts: Experts, inputs: Tensor) -> Non
     x = inputs.requires_grad_()
     parameters = list(experts.parameters())
     derivatives = []
-    for y in (experts(x)[0], dense(experts, x)):
+    for y in (experts(x)[0], experts.densely(x)[0]):
         (first,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
         loss = first.square().sum()
         derivatives.append([first.detach(), *torch.autograd.grad(loss, [x, *parameters])])

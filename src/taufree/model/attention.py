@@ -49,7 +49,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, bonds: Bonds) -> Tensor:
         """(n_tokens, width) -> (n_tokens, width)."""
-        n = len(x)
+        n = x.shape[0]  # len() would fix the size in an exported graph
         q, k, v = self.qkv(x).unflatten(1, (3, self.n_heads, -1)).unbind(1)
         score = (q[bonds.to] * k[bonds.source]).sum(-1) / q.shape[-1] ** 0.5  # (n_bonds, n_heads)
         square, fade = bonds.squared_distance.to(score), bonds.fade.to(score)

@@ -50,6 +50,11 @@ class Experts(nn.Module):
         y = x.new_zeros(len(x)).index_add(0, own, gate[own, expert] * y)
         return y, gate
 
+    def densely(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The same with every expert run at every point, wherever the gates open."""
+        gate = self.gates(x)
+        return (gate * torch.cat([e(x) for e in self.experts], 1)).sum(1), gate
+
 
 def _perceptron(widths: list[int]) -> nn.Sequential:
     layers: list[nn.Module] = []

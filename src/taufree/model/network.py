@@ -89,15 +89,20 @@ class Network(nn.Module):
         return torch.cat(z, 1), y
 
     def head(self, local: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:
-        """α̃ (n_points,) and gates (n_points, n_experts) from what is known at each point.
-
-        The experts' output is damped by g = 1 − exp(−t − |f|²), t = s²/(1 + s²): with no gradient
-        and no token in reach, as in the uniform gas, α̃ = 1 exactly.
-        """
+        """α̃ (n_points,) and gates (n_points, n_experts) from what is known at each point."""
         x = see(local, f, self.config.n_directed)
         y, gate = self.experts(x)
-        damping = -torch.expm1(-x[:, 1] - (x[:, 2:] ** 2).sum(1))
-        return nn.functional.softplus(UNIFORM + damping * y), gate
+        return indicator(x, y), gate
+
+
+def indicator(x: Tensor, y: Tensor) -> Tensor:
+    """α̃ from what the experts see and their output y, (n_points,).
+
+    y is damped by g = 1 − exp(−t − |f|²), t = s²/(1 + s²): with no gradient and no token in reach,
+    as in the uniform gas, α̃ = 1 exactly.
+    """
+    damping = -torch.expm1(-x[:, 1] - (x[:, 2:] ** 2).sum(1))
+    return nn.functional.softplus(UNIFORM + damping * y)
 
 
 def local_inputs(rho: Tensor, s: Tensor) -> Tensor:

@@ -85,6 +85,13 @@ def gaussian_features(r: Tensor, config: ModelConfig) -> Tensor:
     return torch.cat(parts, 1)
 
 
+def higher_features(phi: Tensor, config: ModelConfig) -> tuple[Tensor, Tensor]:
+    """Those of l = 1 and 2 by (n, m): (n_near, n_features, n) -> (n_near, n_radial, 2l + 1, n)."""
+    n0, n1, n2 = config.n_radial
+    first, second = phi[:, n0:].split((3 * n1, 5 * n2), 1)
+    return first.unflatten(1, (n1, 3)), second.unflatten(1, (n2, 5))
+
+
 def set_threads() -> None:
     """Let the compiled kernels run in as many threads as PyTorch."""
     most = int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
@@ -184,7 +191,7 @@ class TokenMap:
         for tile, token, phi in self._features(tiles, x.dtype):
             scalars, *tensors = split_by_l(x[tile], n_directed, 1)
             c.index_add_(0, token, (phi @ scalars.mT).double())
-            pairs = zip(self._higher(phi), tensors, strict=True)
+            pairs = zip(higher_features(phi, self.config), tensors, strict=True)
             inner = [torch.einsum("pnmi,pmki->pnk", a, b) for a, b in pairs]
             d.index_add_(0, token, torch.cat(inner, 1).double())
         return c, d
@@ -239,15 +246,11 @@ class TokenMap:
 
     def _read(self, phi: Tensor, z: Tensor, y: Tensor) -> Tensor:
         """What points read of one token, (n_pairs, n_scalars + 8 n_directed, TILE)."""
-        pairs = zip(self._higher(phi), y.split(self.config.n_radial[1:], 1), strict=True)
+        pairs = zip(
+            higher_features(phi, self.config), y.split(self.config.n_radial[1:], 1), strict=True
+        )
         tensors = [torch.einsum("pnmi,pnk->pmki", a, b).flatten(1, 2) for a, b in pairs]
         return torch.cat([z.mT @ phi, *tensors], 1)
-
-    def _higher(self, phi: Tensor) -> tuple[Tensor, Tensor]:
-        """Features of l = 1 and 2, (n_pairs, n, 2l + 1, TILE)."""
-        n0, n1, n2 = self.config.n_radial
-        first, second = phi[:, n0:].split((3 * n1, 5 * n2), 1)
-        return first.unflatten(1, (n1, 3)), second.unflatten(1, (n2, 5))
 
     def no_tensors(self, like: Tensor) -> Tensor:
         """The y that asks for scalars only."""
@@ -340,7 +343,7 @@ def images(
     centers: Tensor, lattice: Tensor | None, coords: Tensor, cutoff: float
 ) -> tuple[Tensor, Tensor]:
     """Token index and position of every token, or image of one, that some point may see."""
-    index = torch.arange(len(centers), device=centers.device)
+    index = torch.arange(centers.shape[0], device=centers.device)
     if lattice is None or not len(coords):
         return index, centers
     # planes of lattice points are 1/|b_i| apart (b_i: columns of the inverse, no 2π); of a slab

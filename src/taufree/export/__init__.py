@@ -1,0 +1,1 @@
+"""The functional as a file that other programs evaluate without this package."""
