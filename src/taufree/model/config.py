@@ -18,16 +18,16 @@ class ModelConfig(BaseModel):
     parent: Literal["ms2", "r2scan"] = "ms2"
     min_exponent: float = Field(0.12, gt=0)
     """Exponent of the broadest Gaussian; each further one is twice as sharp."""
-    n_radial: tuple[int, int, int] = (8, 4, 3)
+    n_radial: tuple[int, int, int] = (9, 4, 3)
     """Number of Gaussians for l = 0, 1, 2, counted from the broadest; none has more than l = 0."""
     cutoff: float = Field(6.5, gt=0)
     """Beyond this distance a grid point and a token do not see each other."""
     n_mix: int = 8
     """Equivariant channels of a token for each l ≥ 1."""
-    width: int = 128
-    """Width of the token encoder; tokens are few, so this costs next to nothing."""
-    n_layers: int = 3
-    n_heads: int = 8
+    width: int = 64
+    """Width of the token encoder."""
+    n_layers: int = 2
+    n_heads: int = 4
     n_read: int = 24
     """Scalars that a grid point reads back from the tokens."""
     n_directed: int = 8

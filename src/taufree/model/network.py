@@ -29,9 +29,8 @@ class Network(nn.Module):
         self.config = config
         n0, higher = config.n_radial[0], config.n_radial[1:]
         width, n_read, n_mix = config.width, config.n_read, config.n_mix
-        n_invariants = 2 * n0 + sum(n * (2 * n + 1) for n in higher)
         self.embed = nn.Sequential(
-            nn.Linear(n_invariants, width), nn.SiLU(), nn.Linear(width, width)
+            nn.Linear(2 * n0 + sum(higher), width), nn.SiLU(), nn.Linear(width, width)
         )
         self.encoder = nn.ModuleList(
             EncoderLayer(width, config.n_heads) for _ in range(config.n_layers)
@@ -49,8 +48,6 @@ class Network(nn.Module):
     def read_density(self, c: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Invariants of what each token sees, and its tensors for l ≥ 1, of order one.
 
-        Invariants are densities and, for each l ≥ 1, the inner products of all tensors.
-
         ``c`` (n_tokens, n_features, 2) is Φᵀ applied to `token_values`.
         """
         n0, higher = self.config.n_radial[0], self.config.n_radial[1:]
@@ -65,9 +62,8 @@ class Network(nn.Module):
             stop = start + n * (2 * l + 1)
             t = c[:, start:stop].unflatten(1, (n, 2 * l + 1))
             t = t * volume[:n, None, None] / floor[:, :n, None]  # (n_tokens, n, 2l+1, 2)
+            invariants.append((t[..., 0] ** 2).sum(-1))
             tensors.append(t.transpose(2, 3).flatten(1, 2))  # (n_tokens, 2n, 2l+1)
-            row, column = torch.triu_indices(2 * n, 2 * n, device=c.device)
-            invariants.append((tensors[-1] @ tensors[-1].mT)[:, row, column])
             start = stop
         return torch.cat(invariants, 1), tensors
 
