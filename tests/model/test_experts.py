@@ -105,7 +105,7 @@ def test_an_expert_runs_on_its_own_points_only(experts: Experts, inputs: Tensor)
 
 def test_smooth_along_a_path_through_all_regimes(experts: Experts) -> None:
     """The output's slope has no jump where one expert hands over to the next."""
-    t = torch.linspace(-3, 3, 20001, dtype=torch.float64)
+    t = torch.linspace(-3, 3, 100001, dtype=torch.float64)
     direction = torch.linspace(-1, 1, N_INPUTS, dtype=torch.float64)
     with torch.no_grad():
         y, gate = experts(t[:, None] * direction)

@@ -32,7 +32,7 @@ class ModelConfig(BaseModel):
     """Scalars that a grid point reads back from the tokens."""
     n_directed: int = 8
     """Tensors of each l ≥ 1 that it reads, to be seen along its ∇ρ."""
-    n_experts: int = Field(6, ge=1)
+    n_experts: int = Field(5, ge=1)
     expert_width: int = 48
     expert_depth: int = Field(2, ge=1)
 

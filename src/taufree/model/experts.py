@@ -38,8 +38,9 @@ class Experts(nn.Module):
 
     def gates(self, x: Tensor) -> Tensor:
         """(n_points, n_inputs) -> (n_points, n_experts), at most two nonzero in a row."""
-        u = (self.n_experts - 1) * torch.sigmoid(self.router(x).squeeze(-1))
-        return gates(u, self.n_experts)
+        u = self.n_experts * torch.sigmoid(self.router(x).squeeze(-1))
+        # beyond u = E − 1 the last expert stays alone, as it is on its plateau: nothing has a kink
+        return gates(u.clamp_max(self.n_experts - 1), self.n_experts)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Weighted sum of the active experts, and the gates."""
