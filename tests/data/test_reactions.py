@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from taufree.data.generate import mean_field
 from taufree.data.reactions import SETS, reactions
 
 
@@ -28,3 +29,11 @@ def test_published_energies_are_in_kcal_per_mol() -> None:
     (water,) = [r for r in reactions("s22", "sto-3g", "MS2") if r.name == "Water_dimer"]
     assert water.reference_kcal == pytest.approx(-5.02, abs=0.005)
     assert [system.formula for _, system in water.terms] == ["H4O2", "H2O", "H2O"]
+
+
+@pytest.mark.parametrize("collection", SETS)
+def test_every_system_can_be_set_up(collection: str) -> None:
+    """Their formulas are in no split."""
+    for reaction in reactions(collection, "sto-3g", "MS2"):
+        for _, system in reaction.terms:
+            assert mean_field(system).grids.level == 3  # PySCF's default

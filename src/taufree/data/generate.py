@@ -13,7 +13,7 @@ from pyscf import dft, gto
 
 from taufree.data import orbitals, periodic
 from taufree.data.splits import split_of
-from taufree.data.systems import System
+from taufree.data.systems import KINDS, System
 from taufree.physics.parents import parent_named
 
 Array = NDArray[np.float64]
@@ -74,7 +74,7 @@ def calculate(system: System, levels: Iterable[int]) -> ParentRecord:
 
     mf = converge_parent(system, keep)
     matrices["converged"] = np.asarray(mf.make_rdm1())
-    if not system.period and split_of(system.formula) == "train":
+    if not system.period and trains(system):
         rng = np.random.default_rng(zlib.crc32(system.name.encode()))
         for i in range(RESPONSES):
             matrices[f"response{i + 1}"] = orbitals.perturbed(mf, rng)
@@ -139,6 +139,11 @@ def converge_parent(
     return mf
 
 
+def trains(system: System) -> bool:
+    """Whether a system is in the training split; those of evaluations are in none."""
+    return system.kind in KINDS and split_of(system.formula) == "train"
+
+
 def mean_field(system: System) -> dft.rks.RKS:
     """Density-fitted RKS or, with unpaired electrons, UKS of the parent; PySCF's defaults.
 
@@ -155,7 +160,8 @@ def mean_field(system: System) -> dft.rks.RKS:
         verbose=0,
     )
     mf = (dft.UKS if system.spin else dft.RKS)(mol, xc=system.parent).density_fit()
-    mf.grids.level = 1 if split_of(system.formula) == "train" else 3  # only densities train
+    if trains(system):
+        mf.grids.level = 1  # only its densities are of use
     mf.chkfile = None
     if any(system.field):
         _apply_field(mf, np.array(system.field))
