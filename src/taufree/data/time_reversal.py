@@ -87,25 +87,13 @@ class PairedNumInt(numint.KNumInt):
         super().__init__()
         self._blocks: list[Any] = []
 
-    def nr_rks(
-        self, cell: Any, grids: Any, xc_code: str, dms: Array, relativity: int = 0, hermi: int = 1,
-        kpts: Any = None, *args: Any, **options: Any,
-    ) -> tuple[Any, Any, Array]:  # fmt: skip
+    def nr_rks(self, *args: Any, **options: Any) -> tuple[Any, Any, Array]:
         """Electrons, E_xc and V_xc (n_k, nao, nao) of the whole mesh."""
-        pairs = Pairs(cell, kpts)
-        folded = pairs.fold(dms), relativity, hermi, kpts[pairs.kept]
-        n, e, v = super().nr_rks(cell, grids, xc_code, *folded)
-        return n, e, pairs.unfold(v)
+        return _on_half_the_mesh(super().nr_rks, *args, **options)
 
-    def nr_uks(
-        self, cell: Any, grids: Any, xc_code: str, dms: Array, relativity: int = 0, hermi: int = 1,
-        kpts: Any = None, *args: Any, **options: Any,
-    ) -> tuple[Any, Any, Array]:  # fmt: skip
+    def nr_uks(self, *args: Any, **options: Any) -> tuple[Any, Any, Array]:
         """Electrons, E_xc and V_xc (2, n_k, nao, nao) of the whole mesh."""
-        pairs = Pairs(cell, kpts)
-        folded = pairs.fold(dms), relativity, hermi, kpts[pairs.kept]
-        n, e, v = super().nr_uks(cell, grids, xc_code, *folded)
-        return n, e, pairs.unfold(v)
+        return _on_half_the_mesh(super().nr_uks, *args, **options)
 
     def block_loop(
         self, cell: Any, grids: Any, nao: Any = None, deriv: int = 0, kpts: Any = None,
@@ -121,3 +109,14 @@ class PairedNumInt(numint.KNumInt):
                 values = [a.real.copy("K") for a in ao] if real else ao
                 self._blocks.append((values, values, *rest))
         yield from self._blocks
+
+
+def _on_half_the_mesh(
+    integrate: Any, cell: Any, grids: Any, xc_code: str, dms: Array, relativity: int = 0,
+    hermi: int = 1, kpts: Any = None, *args: Any, **options: Any,
+) -> tuple[Any, Any, Array]:  # fmt: skip
+    """PySCF's ``integrate`` at one point of each pair, unfolded to the whole mesh."""
+    pairs = Pairs(cell, kpts)
+    folded = pairs.fold(dms), relativity, hermi, kpts[pairs.kept]
+    n, e, v = integrate(cell, grids, xc_code, *folded)
+    return n, e, pairs.unfold(v)
