@@ -5,7 +5,7 @@ TAUFREE := $(BIN)/taufree
 # Test processes in parallel, one thread each; more than 8 only costs start-up time.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
 
-.PHONY: help venv demo examples test test-slow lint typecheck check clean
+.PHONY: help venv demo examples test test-slow weights lint typecheck check clean
 .DEFAULT_GOAL := help
 
 help:
@@ -16,6 +16,7 @@ help:
 	@echo "make typecheck  mypy --strict on the package"
 	@echo "make check      lint, typecheck and test"
 	@echo "make examples   run every example script"
+	@echo "make weights    the data and the bundled model from scratch: hours; goes on where it stopped"
 	@echo "make venv       only make .venv (PYTHON=python3.12 to choose the interpreter)"
 
 venv: .venv/.installed
@@ -37,6 +38,15 @@ test: venv
 
 test-slow: venv
 	$(PYTEST) -m slow
+
+# Every step goes on where it was interrupted.
+weights: venv
+	$(TAUFREE) data build data
+	for run in base compounds crystals iterates; do $(TAUFREE) train configs/ms2-$$run.toml || exit 1; done
+	$(TAUFREE) data relax data --model runs/ms2-iterates/ms2.safetensors
+	$(TAUFREE) train configs/ms2-relaxed.toml
+	$(TAUFREE) data relax data --model runs/ms2-relaxed/ms2.safetensors
+	$(TAUFREE) train configs/ms2.toml
 
 lint: venv
 	$(BIN)/ruff check .

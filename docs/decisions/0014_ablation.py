@@ -1,8 +1,10 @@
 """What each part adds: the same short training with one part left out or changed.
 
 Among the variants are the designs of 0002: points that read tokens on nuclei (B, the package's),
-Gaussian attention between points (A), and both together.
-Run: python docs/decisions/0014_ablation.py DATA OUT.json [STEPS] [NAME ...]
+Gaussian attention between points (A), and both together. All see densities on grid level 1 only.
+Scores: errors at the densities of the test split, and self-consistent ones of the prototype systems
+(with the parent's from the folder SCF, as `taufree evaluate scf SCF` leaves them).
+Run: python docs/decisions/0014_ablation.py DATA SCF OUT.json [STEPS] [NAME ...]
 """
 
 from __future__ import annotations
@@ -20,6 +22,9 @@ from torch import Tensor
 
 from taufree.data.splits import Split
 from taufree.data.store import entries_of, load_record
+from taufree.data.systems import registry
+from taufree.evaluation import scf
+from taufree.functional import Functional
 from taufree.model.attention import Bonds
 from taufree.model.config import ModelConfig
 from taufree.model.experts import Experts
@@ -29,10 +34,10 @@ from taufree.physics.descriptors import C_X
 from taufree.training import loop
 from taufree.training.config import TrainingConfig, read_config
 from taufree.training.losses import Losses
-from taufree.training.samples import Densities, Family, families_of, scaled_record
+from taufree.training.samples import Densities, Family, Member, families_of, scaled_record
 
 PROTOTYPE = ("LiF", "CO", "S", "P2", "PH2", "CH", "C2H2", "Na2")
-BASE = {"densities_per_step": 64, "points_per_density": 512, "warmup_steps": 100}
+BASE = {"start": None, "learning_rate": 1e-2, "warmup_steps": 100, "levels": (1,)}
 
 
 class Local(Network):
@@ -44,7 +49,8 @@ class Local(Network):
 
 
 HEADS = (0.25, 0.5)  # c of design (A): the two broad heads that its prototype found enough
-MOLECULES = {"converged": True, "without": ("crystals", "crystals-gth")}
+KNOWN: dict[int, tuple[Member, Family]] = {}  # of two variants: made once
+G2 = {"converged": True, "only": ("g2",)}
 
 
 class Gaussian(Network):
@@ -84,6 +90,8 @@ def gaussian_attention(family: Family) -> Family:
     ln ρ, and the length of its dipole.
     """
     (member,) = family.members[:1]
+    if id(member) in KNOWN:
+        return KNOWN[id(member)][1]
     p, lda = member.known[:, 0].double(), member.known[:, 1].double()
     rho = ((lda / C_X) ** 0.75).clamp_min(1e-12)
     coords, measure = family.coords.double(), family.weights * rho
@@ -107,39 +115,41 @@ def gaussian_attention(family: Family) -> Family:
             ]
         rows.append(torch.stack(columns, 1).float())
     local = torch.cat([member.local, torch.cat(rows)], 1)
-    return replace(family, members=[replace(member, local=local)])
+    found = replace(family, members=[replace(member, local=local)])
+    KNOWN[id(member)] = member, found
+    return found
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "as shipped": {},
     "local (points read no tokens)": {"network": Local},
     "no attention between tokens": {"model": {"n_layers": 0}},
-    "one encoder layer": {"model": {"n_layers": 1}},
-    "one head": {"model": {"n_heads": 1}},
     "one dense expert, equal cost": {"model": {"n_experts": 1}},
     "one dense expert, equal size": {"model": {"n_experts": 1, "expert_width": 122}},
-    "12 scalars read instead of 24": {"model": {"n_read": 12}},
-    "2 tensors read instead of 8": {"model": {"n_directed": 2}},
+    "no relaxed densities": {"relaxed": False},
     "no response loss": {"training": {"response_weight": 0.0}},
     "no derivative loss": {"training": {"derivative_weight": 0.0}},
-    "no iterates or perturbed densities": {"converged": True},
-    "molecules, converged: tokens (B)": MOLECULES,
-    "molecules, converged: points (A)": {**MOLECULES, "network": Alone, "pairs": True},
-    "molecules, converged: (A) and (B)": {**MOLECULES, "network": Both, "pairs": True},
-    "no crystals": {"without": ("crystals", "crystals-gth")},
+    "converged densities only": {"converged": True},
+    "no crystals": {"without": ("crystals",)},
+    "G2 only, converged: tokens (B)": G2,
+    "G2 only, converged: points (A)": {**G2, "network": Alone, "pairs": True},
+    "G2 only, converged: (A) and (B)": {**G2, "network": Both, "pairs": True},
+    "one encoder layer": {"model": {"n_layers": 1}},
+    "one head": {"model": {"n_heads": 1}},
+    "12 scalars read instead of 24": {"model": {"n_read": 12}},
+    "2 tensors read instead of 8": {"model": {"n_directed": 2}},
 }
 
 
-def load(folder: Path, config: TrainingConfig, split: Split, device: torch.device) -> list[Family]:
-    """All families of a split, of the test split on grid level 1."""
-    levels = (1,) if split == "test" else config.levels
+def load(folder: Path, config: TrainingConfig, split: Split) -> list[Family]:
+    """All families of a split."""
     found = []
     for entry in entries_of(folder, split):
-        records = load_record(folder / entry.file, levels, sha256=entry.sha256)
-        found += families_of(records, config.model, device)
+        records = load_record(folder / entry.file, config.levels, sha256=entry.sha256)
+        found += families_of(records, config.model)
         if split == "train" and entry.kind == "g2":
             first = next(r for r in records if r.density_kind == "converged")
-            found += families_of([scaled_record(first)], config.model, device)
+            found += families_of([scaled_record(first)], config.model)
     return found
 
 
@@ -148,24 +158,28 @@ def run(
     config: TrainingConfig,
     train: list[Family],
     test: list[Family],
-    device: torch.device,
+    energies: Path,
 ) -> dict[str, float]:
     """Train one variant and score it on the test split."""
     model = config.model.model_copy(update=variant.get("model", {}))
     changes = {**variant.get("training", {}), "model": model}
     config = config.model_copy(update=changes)
-    without = variant.get("without", ())
-    chosen = [f for f in train if f.kind not in without]
+    kinds = set(variant.get("only", {f.kind for f in train})) - set(variant.get("without", ()))
+    train, test = ([f for f in each if f.kind in kinds] for each in (train, test))
     if variant.get("converged"):
-        chosen = [replace(f, members=f.members[:1]) for f in chosen]
-    test = [f for f in test if f.kind not in without]
+        train = [replace(f, members=f.members[:1], n_relaxed=0) for f in train]
+    if not variant.get("relaxed", True):
+        train = [
+            replace(f, members=f.members[: len(f.members) - f.n_relaxed], n_relaxed=0)
+            for f in train
+        ]
     if variant.get("pairs"):
-        chosen, test = ([gaussian_attention(f) for f in each] for each in (chosen, test))
-    densities = Densities(chosen, model.cutoff, device)
+        train, test = ([gaussian_attention(f) for f in each] for each in (train, test))
+    densities = Densities(train, model.cutoff, "cpu")
     shares = {k: v for k, v in config.shares.items() if k in set(densities.kinds)}
     chance = loop.chances(densities, shares)
     torch.manual_seed(config.seed)
-    losses = Losses(variant.get("network", Network)(model), config).to(device)
+    losses = Losses(variant.get("network", Network)(model), config)
     optimizers = loop.make_optimizers(losses.network, config)
     start = time.perf_counter()
     for step in range(config.steps):
@@ -177,7 +191,22 @@ def run(
             optimizer.step()
             optimizer.zero_grad()
     seconds = time.perf_counter() - start
-    return {"seconds": seconds, **score(losses, Densities(test, model.cutoff, device))}
+    scores = {"seconds": seconds, **score(losses, Densities(test, model.cutoff, "cpu"))}
+    if "network" not in variant:  # what `taufree.deorbitalize` knows
+        scores |= self_consistent(losses.network, energies)
+    return scores
+
+
+def self_consistent(network: Network, energies: Path) -> dict[str, float]:
+    """Mean |ΔE_total| of the prototype systems, and how many of them converged."""
+    systems = [registry()[name] for name in PROTOTYPE]
+    functional = Functional(network.eval(), "variant")
+    result = scf.evaluate(functional, out=energies, systems=systems, workers=1)["summary"]
+    return {
+        "scf_energy": result["mean_de_total_mha"],
+        "scf_converged": result["converged"],
+        "scf_cycles": result["median_cycles"],
+    }
 
 
 @torch.no_grad()
@@ -218,18 +247,14 @@ def score(losses: Losses, densities: Densities) -> dict[str, float]:
 
 def main() -> None:
     """Train and score every variant; results are written after each."""
-    folder, out = Path(sys.argv[1]), Path(sys.argv[2])
-    steps = int(sys.argv[3]) if len(sys.argv) > 3 else 1500
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    config = read_config(Path("configs/ms2.toml"))
-    config = config.model_copy(
-        update={**BASE, "steps": steps, "start": None, "learning_rate": 1e-2}
-    )
-    train, test = (load(folder, config, split, device) for split in ("train", "test"))
+    folder, energies, out = map(Path, sys.argv[1:4])
+    steps = int(sys.argv[4]) if len(sys.argv) > 4 else 2000
+    config = read_config(Path("configs/ms2.toml")).model_copy(update={**BASE, "steps": steps})
+    train, test = (load(folder, config, split) for split in ("train", "test"))
     results = json.loads(out.read_text()) if out.exists() else {}
-    for name in sys.argv[4:] or VARIANTS:
+    for name in sys.argv[5:] or VARIANTS:
         if name not in results:
-            results[name] = run(VARIANTS[name], config, train, test, device)
+            results[name] = run(VARIANTS[name], config, train, test, energies)
             out.write_text(json.dumps(results, indent=1))
         print(name, {k: round(v, 3) for k, v in results[name].items()}, flush=True)
 

@@ -13,7 +13,7 @@ from taufree.data.systems import registry
 from taufree.errors import UserError
 
 PROTOTYPE = ("LiF", "CO", "S", "P2", "PH2", "CH", "C2H2", "Na2")
-PERTURBED = ("stretched", "distorted", "fields")
+PERTURBED = ("stretched", "distorted", "small", "fields")
 
 
 def test_splits_are_disjoint_and_cover_the_registry_exactly() -> None:

@@ -115,7 +115,7 @@ def build(
         If the folder cannot be written, is in use by another build, or no scheduler answers.
     """
     out = out.absolute()
-    with _locked(out):
+    with locked(out):
         entries = read_manifest(out)
         tasks = []
         for system in sorted(systems, key=_cost, reverse=True):  # large ones first pack best
@@ -127,12 +127,9 @@ def build(
             else:
                 entries[system.name] = entry
         write_manifest(out, entries)
-        if tasks:
-            console = console or Console(stderr=True)
-            n_workers = min(workers or CPU_COUNT, len(tasks))
-            for entry in _run(out, tasks, make, scheduler, n_workers, console):
-                entries[entry.name] = entry
-                write_manifest(out, entries)
+        for entry in calculate_all(out, tasks, make, scheduler, workers, console):
+            entries[entry.name] = entry
+            write_manifest(out, entries)
     return entries
 
 
@@ -159,18 +156,22 @@ def _known(out: Path, entry: Entry | None, system: System, key: str) -> Entry | 
     return entry if entry.status == "failed" or is_intact(out, entry) else None
 
 
-def _run(
+def calculate_all(
     out: Path,
     tasks: Sequence[Task],
     make: Make,
-    scheduler: str | None,
-    workers: int,
-    console: Console,
+    scheduler: str | None = None,
+    workers: int | None = None,
+    console: Console | None = None,
 ) -> Iterator[Entry]:
-    """Yield the systems' entries as they finish."""
+    """Yield the systems' entries as they finish, those of failed ones with a reason."""
+    if not tasks:
+        return
+    console = console or Console(stderr=True)
+    n_workers = min(workers or CPU_COUNT, len(tasks))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with (
-        dask_client(scheduler, workers) as client,
+        dask_client(scheduler, n_workers) as client,
         Progress(*columns, TimeElapsedColumn(), console=console) as progress,
     ):
         bar = progress.add_task("parent densities", total=len(tasks))
@@ -238,7 +239,7 @@ def _leave_interrupt_to_parent() -> None:
 
 
 @contextmanager
-def _locked(out: Path) -> Iterator[None]:
+def locked(out: Path) -> Iterator[None]:
     """Keep a second build out of the folder, and clear what a killed one left half-written."""
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -21,6 +21,7 @@ Array = NDArray[np.float64]
 RHO_MIN = 1e-12  # bohr⁻³: points with less in every spin channel, or weight 0, are left out
 MISSING = 2e-3  # largest relative error of ∫ρ: a density that its grid does not hold is of no use
 ITERATES = 3  # SCF cycles whose densities are kept beside the first guess
+BLOCK = 8_000  # points
 RESPONSES = 2  # perturbed densities around the converged one, to train on
 
 
@@ -215,6 +216,18 @@ def _grid_record(coords: Array, weights: Array, field: Array, parent: str) -> di
         "tau": tau,
         **parent_exchange(rho, grad_rho, tau, parent),
     }
+
+
+def densities_at(
+    mol: gto.Mole, coords: Array, weights: Array, factor: Array, parent: str
+) -> dict[str, Array]:
+    """As `grid_record`, of one density of a molecule at given points."""
+    channels = factor.reshape(-1, *factor.shape[-2:])
+    parts = []
+    for start in range(0, len(coords), BLOCK):
+        ao = dft.numint.eval_ao(mol, coords[start : start + BLOCK], deriv=2)
+        parts.append(np.array([orbitals.fields([(ao, o)]) for o in channels]))
+    return _grid_record(coords, weights, np.concatenate(parts, axis=-1), parent)
 
 
 def _fields(

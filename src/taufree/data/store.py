@@ -13,7 +13,7 @@ import hashlib
 import io
 import json
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -150,6 +150,29 @@ def write_record(folder: Path, record: ParentRecord, digest: str) -> Entry:
     return read_entry(path)
 
 
+def read_parent_record(folder: Path, system: System) -> ParentRecord:
+    """What `write_record` wrote.
+
+    Raises
+    ------
+    UserError
+        If the file is missing, unreadable or of another schema.
+    """
+    path = folder / file_of(system)
+    with _open(_read(path), path) as file:
+        densities = {
+            (str(g.attrs["density_kind"]), int(g.attrs["grid_level"])): {
+                key: values[()] for key, values in g.items()
+            }
+            for g in file.values()
+            if "grid_level" in g.attrs
+        }
+        orbitals = {kind: values[()] for kind, values in file["orbitals"].items()}
+        e_tot, cycles = float(file.attrs["e_tot"]), int(file.attrs["cycles"])
+        parent = str(file.attrs["parent"])
+    return ParentRecord(replace(system, parent=parent), e_tot, cycles, orbitals, densities)
+
+
 def _provenance() -> dict[str, str]:
     return {
         "taufree_version": version("taufree"),
@@ -188,10 +211,7 @@ def load_record(
     UserError
         If the file is missing, unreadable, of another schema, or its checksum is not ``sha256``.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; run `taufree data build` again") from error
+    content = _read(path)
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         raise UserError(f"{path}: does not match its checksum; run `taufree data build` again")
     with _open(content, path) as file:
@@ -202,6 +222,13 @@ def load_record(
             and (levels is None or group.attrs["grid_level"] in levels)
             and (density_kinds is None or group.attrs["density_kind"] in density_kinds)
         ]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; run `taufree data build` again") from error
 
 
 def _open(content: bytes, path: Path) -> h5py.File:

@@ -12,6 +12,7 @@ compounds  some 380 small compounds from SMILES, at force-field geometries
 dimers     weakly bound dimers, none of them in the S22 set (that one is for evaluation)
 stretched  g2 molecules of the training split, all distances scaled
 distorted  g2 molecules of the training split, every atom displaced at random
+small      g2 molecules and atoms to Kr of the training split in a smaller basis, that of crystals
 fields     training molecules in a weak uniform electric field
 crystals   all-electron crystals, see `taufree.data.crystals`; ``crystals-gth``: a few of them
            with Goedecker-Teter-Hutter pseudopotentials
@@ -38,7 +39,7 @@ from ase.units import Bohr
 
 KINDS = (
     "g2", "atoms", "ions", "diatomics", "molecules", "compounds", "dimers", "stretched",
-    "distorted", "fields", "crystals", "crystals-gth",
+    "distorted", "small", "fields", "crystals", "crystals-gth",
 )  # fmt: skip
 STRETCHED = (
     "H2", "LiH", "CH4", "NH3", "H2O", "HF", "HCl", "N2", "O2", "F2", "CO2", "HCN", "SH2", "SiH4",
@@ -49,6 +50,7 @@ DISTORTION = 0.08  # ångström, of each coordinate
 MOST_ELECTRONS = 40  # of a distorted molecule
 IN_FIELD = ("H2", "LiH", "CH4", "NH3", "H2O", "HF", "HCl", "N2", "CO2", "HCN", "C2H6", "SiH4")
 FIELD = 0.01  # a.u.: a permanent dipole's field at some 5 bohr
+SMALL = "def2-svp"
 DIFFUSE = "def2-tzvpd"  # anions and van der Waals tails
 
 
@@ -139,7 +141,7 @@ def registry() -> MappingProxyType[str, System]:
 
     systems = [
         *g2_systems(), *_atoms(), *_diatomics(), *_tabulated(), *_compounds(), *_stretched(),
-        *_distorted(), *_in_fields(), *crystals(),
+        *_distorted(), *_small(), *_in_fields(), *crystals(),
     ]  # fmt: skip
     systems.sort(key=lambda system: KINDS.index(system.kind))
     by_name = {system.name: system for system in systems}
@@ -214,6 +216,14 @@ def _distorted() -> Iterator[System]:
             atoms = g2[system.name].copy()
             atoms.rattle(DISTORTION, seed=len(system.name) + system.n_electrons)
             yield System.from_ase(f"{system.name}@distorted", atoms, kind="distorted")
+
+
+def _small() -> Iterator[System]:
+    from taufree.data.splits import split_of  # which builds on this module
+
+    for system in (*g2_systems(), *_atoms()):
+        if split_of(system.formula) == "train":
+            yield replace(system, name=f"{system.name}@{SMALL}", basis=SMALL, kind="small")
 
 
 def _in_fields() -> Iterator[System]:

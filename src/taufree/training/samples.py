@@ -26,6 +26,7 @@ from taufree.physics.descriptors import (
 
 FACTORS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.1, 1.25, 1.4, 1.7, 2.0)
 """λ of uniformly scaled densities."""
+RELAXED = "relaxed"  # what their names begin with, see `taufree.data.relaxed.kind_of`
 FAR = 1e4
 """Where the tokens are that fill up a row of a batch (bohr): out of reach."""
 
@@ -47,8 +48,9 @@ class Member:
 class Family:
     """Densities of one system on one grid, of one spin channel; the converged one is the first.
 
-    ``density`` names the system and grid, and ``share`` is the weight of the energy in that of the
-    system (1, or ½ for a spin channel).
+    The last ``n_relaxed`` are those of `taufree.data.relaxed`. ``density`` names the system and
+    grid, and ``share`` is the weight of the energy in that of the system (1, or ½ for a spin
+    channel).
     """
 
     density: str
@@ -62,6 +64,7 @@ class Family:
     bonds: Bonds
     n_tokens: int
     members: list[Member]
+    n_relaxed: int = 0
 
 
 def families_of(
@@ -75,10 +78,16 @@ def families_of(
     records = list(records)
     for level in sorted({record.grid_level for record in records}):
         same = [record for record in records if record.grid_level == level]
-        same.sort(key=lambda record: record.density_kind != "converged")
+        same.sort(key=_place)
         for spin in range(same[0].density.n_spin):
             if same[0].density.rho[spin].any():
                 yield _family(same, spin, config, device)
+
+
+def _place(record: ReferenceDensity) -> int:
+    """Converged ones first, relaxed ones last."""
+    kind = record.density_kind
+    return 0 if kind == "converged" else 2 if kind.startswith(RELAXED) else 1
 
 
 def _family(
@@ -127,6 +136,7 @@ def _family(
         bonds=bonds_between(first.centers, first.lattice, config.cutoff),
         n_tokens=len(first.centers),
         members=members,
+        n_relaxed=sum(record.density_kind.startswith(RELAXED) for record in records),
     )
 
 
@@ -192,6 +202,7 @@ class Densities:
         self.bond_ranges = _Ranges(len(f.bonds.to) for f in families)
         self.n_tokens = np.array([f.n_tokens for f in families])
         self.member_ranges = _Ranges(len(f.members) for f in families)
+        self.n_relaxed = np.array([f.n_relaxed for f in families])
         self.token_ranges = _Ranges(len(m.seen) for m in members)
         self.field_ranges = _Ranges(len(m.local) for m in members)
         self.electrons = np.array([m.electrons for m in members])
@@ -222,6 +233,7 @@ class Densities:
     def draw(self, families: Index, n_points: int, seed: int) -> Batch:
         """``n_points`` of each family, of its first density and of another one if it has any.
 
+        The other is a relaxed one in half of the draws, where there is one, or else any.
         Points with even and with odd index are two independent draws, each stratified: neighbours
         in the grid's order are neighbours in space, so every region gets its share of points.
         """
@@ -236,11 +248,14 @@ class Densities:
         index = torch.searchsorted(self.cumulative, target.flatten()).view_as(target)
         index = torch.clamp(index, self._to(start)[:, None], self._to(stop - 1)[:, None])
         weights = self.weights[index] / (n_points * self.chance[index])
-        n_members = self.member_ranges.counts[families]
+        n_members, n_relaxed = self.member_ranges.counts[families], self.n_relaxed[families]
         pairs = np.flatnonzero(n_members > 1)
         rows = np.concatenate([np.arange(len(families)), pairs])  # the other densities below
         which = np.zeros(len(rows), int)
-        which[len(families) :] = 1 + rng.integers(n_members[pairs] - 1)
+        first, last = np.ones(len(pairs), int), n_members[pairs]
+        relaxed = rng.random(len(pairs)) < 0.5 * (n_relaxed[pairs] > 0)
+        first[relaxed] = (n_members - n_relaxed)[pairs][relaxed]
+        which[len(families) :] = rng.integers(first, last)
         below = np.arange(len(families), len(rows))
         return self._batch(
             families[rows], which, index[self._to(rows)], weights[self._to(rows)], pairs, below

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import multiprocessing
+import os
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -63,7 +65,8 @@ def bench_scaling(
             say(f"{family}, {n_atoms} atoms, {setup.basis}")
             try:
                 # a process of its own: memory that smaller molecules left behind is not counted
-                with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+                spawn = multiprocessing.get_context("spawn")
+                with ProcessPoolExecutor(1, spawn, _end_with_parent) as pool:
                     results.append(pool.submit(measure_size, setup, family, n_atoms).result())
             except BrokenProcessPool:
                 failures.append(f"{family} {n_atoms}")
@@ -76,6 +79,18 @@ def bench_scaling(
         "exponents": {f: exponents([r for r in results if r["family"] == f]) for f in families},
         "failures": failures,
     }
+
+
+def _end_with_parent() -> None:
+    """A benchmark that is killed takes the process that measures along."""
+
+    def watch() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def measure_size(setup: Setup, family: str, n_atoms: int) -> dict[str, Any]:
