@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -53,6 +55,21 @@ def test_rows_of_a_pair_are_two_densities_at_the_same_points(densities: Densitie
     torch.testing.assert_close(batch.weights[batch.base], batch.weights[batch.other])
     assert (batch.known[batch.base] != batch.known[batch.other]).any(1).any(1).all()
     assert (batch.moved > 0).all()
+
+
+def test_half_of_the_pairs_go_to_what_the_surrogate_leads_to(
+    lithium: list[ReferenceDensity],
+) -> None:
+    """One of several other densities is a relaxed one."""
+    *others, last = sorted(lithium, key=lambda record: record.density_kind == "cycle2")
+    assert last.density_kind == "cycle2"
+    records = [*others, replace(last, density_kind="relaxed-1")]
+    densities = Densities(families_of(records, CONFIG), CONFIG.cutoff, "cpu")
+    moved = densities.moved[-1]
+    n = 400
+    batch = densities.draw(np.full(n, 1), 2, seed=3)
+    share = (batch.moved == moved).double().mean().item()
+    assert abs(share - 0.5) < 4 * 0.5 / n**0.5
 
 
 def test_losses_see_the_functional(
