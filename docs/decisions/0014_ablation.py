@@ -1,9 +1,9 @@
 """What each part adds: the same short training with one part left out or changed.
 
 Among the variants are the designs of 0002: points that read tokens on nuclei (B, the package's),
-Gaussian attention between points (A), and both together. All see densities on grid level 1 only.
-Scores: errors at the densities of the test split, and self-consistent ones of the prototype systems
-(with the parent's from the folder SCF, as `taufree evaluate scf SCF` leaves them).
+Gaussian attention between points (A), and both together. All see densities of ``KINDS`` on grid
+level 1. Scores: errors at the densities of the test split, and self-consistent ones of the
+prototype systems (the parent's from the folder SCF, as `taufree evaluate scf SCF` leaves them).
 Run: python docs/decisions/0014_ablation.py DATA SCF OUT.json [STEPS] [NAME ...]
 """
 
@@ -36,6 +36,7 @@ from taufree.training.config import TrainingConfig, read_config
 from taufree.training.losses import Losses
 from taufree.training.samples import Densities, Family, Member, families_of, scaled_record
 
+KINDS = ("g2", "atoms", "ions", "diatomics", "molecules", "small", "stretched", "crystals")
 PROTOTYPE = ("LiF", "CO", "S", "P2", "PH2", "CH", "C2H2", "Na2")
 BASE = {"start": None, "learning_rate": 1e-2, "warmup_steps": 100, "levels": (1,)}
 
@@ -143,8 +144,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def load(folder: Path, config: TrainingConfig, split: Split) -> list[Family]:
     """All families of a split."""
-    found = []
+    found: list[Family] = []
     for entry in entries_of(folder, split):
+        if entry.kind not in KINDS:
+            continue
         records = load_record(folder / entry.file, config.levels, sha256=entry.sha256)
         found += families_of(records, config.model)
         if split == "train" and entry.kind == "g2":
