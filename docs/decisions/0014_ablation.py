@@ -127,7 +127,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no attention between tokens": {"model": {"n_layers": 0}},
     "one dense expert, equal cost": {"model": {"n_experts": 1}},
     "one dense expert, equal size": {"model": {"n_experts": 1, "expert_width": 122}},
-    "no relaxed densities": {"relaxed": False},
+    "no relaxed densities, no rotations": {"telling": False},
     "no response loss": {"training": {"response_weight": 0.0}},
     "no derivative loss": {"training": {"derivative_weight": 0.0}},
     "converged densities only": {"converged": True},
@@ -170,10 +170,10 @@ def run(
     kinds = set(variant.get("only", {f.kind for f in train})) - set(variant.get("without", ()))
     train, test = ([f for f in each if f.kind in kinds] for each in (train, test))
     if variant.get("converged"):
-        train = [replace(f, members=f.members[:1], n_relaxed=0) for f in train]
-    if not variant.get("relaxed", True):
+        train = [replace(f, members=f.members[:1], n_telling=0) for f in train]
+    if not variant.get("telling", True):
         train = [
-            replace(f, members=f.members[: len(f.members) - f.n_relaxed], n_relaxed=0)
+            replace(f, members=f.members[: len(f.members) - f.n_telling], n_telling=0)
             for f in train
         ]
     if variant.get("pairs"):

@@ -17,7 +17,7 @@ from taufree.data.generate import (
     grid_record,
     parent_exchange,
 )
-from taufree.data.orbitals import factor
+from taufree.data.orbitals import factor, rotated
 from taufree.data.systems import System
 
 LEVEL = 1
@@ -95,7 +95,7 @@ def test_iterates_approach_the_converged_density(small: Small) -> None:
     record = calculate(small("LiH"), (LEVEL, LEVEL + 1))
     assert record.cycles == converge_parent(small("LiH")).cycles
     kinds = ["initial", "cycle1", "cycle2", "cycle3", "converged"]
-    responses = ["response1", "response2"]
+    responses = ["response1", "response2", "rotated1", "rotated2", "rotated3"]
     expected = [*((kind, LEVEL) for kind in kinds + responses), ("converged", LEVEL + 1)]
     assert sorted(record.densities) == sorted(expected)
     exchange = [_exchange(record.densities[kind, LEVEL]) for kind in kinds]
@@ -104,6 +104,17 @@ def test_iterates_approach_the_converged_density(small: Small) -> None:
     for kind in kinds[1:] + responses:
         arrays = record.densities[kind, LEVEL]
         np.testing.assert_allclose(arrays["rho"] @ arrays["weights"], 4, rtol=ELECTRONS)
+
+
+def test_turned_orbitals_are_orthonormal_and_rise_as_they_should(small: Small) -> None:
+    """To second order the orbital energies rise by tr F (D − D₀), 1 to 32 mHa an electron."""
+    mf = converge_parent(small("LiH"))
+    converged, overlap = mf.make_rdm1(), mf.get_ovlp()
+    for seed in range(3):
+        dm = rotated(mf, np.random.default_rng(seed))
+        np.testing.assert_allclose(dm @ overlap @ dm, 2 * dm, atol=1e-10)
+        rise = float(np.sum(mf.get_fock() * (dm - converged)))
+        assert 0.8 * 1e-3 * 4 < rise < 10**-1.5 * 4
 
 
 def _exchange(arrays: dict[str, Array]) -> float:

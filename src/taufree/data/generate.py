@@ -23,6 +23,7 @@ MISSING = 2e-3  # largest relative error of ∫ρ: a density that its grid does 
 ITERATES = 3  # SCF cycles whose densities are kept beside the first guess
 BLOCK = 8_000  # points
 RESPONSES = 2  # perturbed densities around the converged one, to train on
+ROTATIONS = 3  # those of turned orbitals, likewise
 
 
 class NotConvergedError(RuntimeError):
@@ -39,7 +40,8 @@ class ParentRecord:
 
     ``orbitals`` has an L of `taufree.data.orbitals.factor` for every kind of density:
     ``converged``; of a molecule also ``initial`` (the first guess) and ``cycle1`` to ``cycle3``; to
-    train on, also ``response1`` and ``response2``, see `taufree.data.orbitals.perturbed`.
+    train on, also ``response1``, ``response2`` and ``rotated1`` to ``rotated3``, see
+    `taufree.data.orbitals`.
     ``densities`` has the arrays of `grid_record` for every (kind, grid level): the converged
     density on all levels, the others on the coarsest. ``e_tot`` belongs to the converged density,
     and ``cycles`` counts those of every method it took.
@@ -79,6 +81,8 @@ def calculate(system: System, levels: Iterable[int]) -> ParentRecord:
         rng = np.random.default_rng(zlib.crc32(system.name.encode()))
         for i in range(RESPONSES):
             matrices[f"response{i + 1}"] = orbitals.perturbed(mf, rng)
+        for i in range(ROTATIONS):
+            matrices[f"rotated{i + 1}"] = orbitals.rotated(mf, rng)
     factors = {kind: orbitals.factor(dm) for kind, dm in matrices.items()}
     return ParentRecord(
         system, float(mf.e_tot), cycles, factors, densities(system, mf, factors, levels)

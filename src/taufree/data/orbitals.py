@@ -6,7 +6,7 @@ its occupation: L is far smaller than D and than any density on a grid, and says
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -68,20 +68,49 @@ def perturbed(mf: Any, rng: np.random.Generator) -> Array:
     integrals = df.incore.aux_e2(mol, gaussians, "int3c1e")
     moved = 10 ** rng.uniform(-4, -1.5)
     potential = integrals @ (rng.normal(size=gaussians.nao) * (rng.random(gaussians.nao) < 0.5))
+
+    def mix(occupied: Array, empty: Array, gap: Array) -> Array:
+        mixing = empty.T @ potential @ occupied / -gap
+        scale = np.sqrt(moved * occupied.shape[1] / max(np.sum(mixing**2), 1e-300))
+        return np.asarray(scale * mixing)
+
+    return _mixed(mf, mix)
+
+
+def rotated(mf: Any, rng: np.random.Generator) -> Array:
+    """Density matrix of orbitals turned at random, stiff directions as much as soft ones.
+
+    Orbitals as in `perturbed` with U_ai = c g_ai / √(ε_a − ε_i), g normally distributed, c such
+    that the orbital energies rise by 0.001 to 0.03 hartree an electron. An error ΔF_ai of the
+    Fock matrix lets a self-consistent calculation sink by Σ ΔF_ai² / (ε_a − ε_i), and that is
+    what the squared error of the energy's change is in the mean over g: directions count as much
+    as they do for self-consistency, cores among them.
+    """
+    rise = 10 ** rng.uniform(-3, -1.5)
+
+    def mix(occupied: Array, empty: Array, gap: Array) -> Array:
+        size = np.sqrt(rise * occupied.shape[1] / gap.size)
+        return np.asarray(size * rng.normal(size=gap.shape) / np.sqrt(gap))
+
+    return _mixed(mf, mix)
+
+
+def _mixed(mf: Any, mix: Callable[[Array, Array, Array], Array]) -> Array:
+    """Density matrix with U_ai = mix(occupied, empty, ε_a − ε_i) of each spin."""
     channels = np.ndim(mf.mo_occ) == 2
     per_spin = [x if channels else [x] for x in (mf.mo_coeff, mf.mo_occ, mf.mo_energy)]
-    matrices = [_moved(c, n, e, potential, moved) for c, n, e in zip(*per_spin, strict=True)]
+    matrices = [_turned(c, n, e, mix) for c, n, e in zip(*per_spin, strict=True)]
     return np.array(matrices) if channels else matrices[0]
 
 
-def _moved(coeff: Array, occ: Array, energy: Array, potential: Array, moved: float) -> Array:
+def _turned(
+    coeff: Array, occ: Array, energy: Array, mix: Callable[[Array, Array, Array], Array]
+) -> Array:
     held = occ > 0
     occupied, empty = coeff[:, held], coeff[:, ~held]
     if not held.any() or held.all():
         return (coeff * occ) @ coeff.T
-    gap = np.minimum(energy[held] - energy[~held, None], -SMALLEST_GAP)
-    mixing = empty.T @ potential @ occupied / gap
-    mixing *= np.sqrt(moved * held.sum() / max(np.sum(mixing**2), 1e-300))
+    mixing = mix(occupied, empty, np.maximum(energy[~held, None] - energy[held], SMALLEST_GAP))
     values, vectors = np.linalg.eigh(np.eye(held.sum()) + mixing.T @ mixing)
     orbitals = (occupied + empty @ mixing) @ (vectors / np.sqrt(values)) @ vectors.T
     return occ[held][0] * orbitals @ orbitals.T
