@@ -13,6 +13,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -142,11 +143,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def load(folder: Path, config: TrainingConfig, split: Split) -> list[Family]:
-    """All families of a split."""
+def load(
+    folder: Path, config: TrainingConfig, split: Split, kinds: Collection[str]
+) -> list[Family]:
+    """All families of some kinds of systems of a split."""
     found: list[Family] = []
     for entry in entries_of(folder, split):
-        if entry.kind not in KINDS:
+        if entry.kind not in kinds:
             continue
         records = load_record(folder / entry.file, config.levels, sha256=entry.sha256)
         found += families_of(records, config.model)
@@ -253,12 +256,13 @@ def main() -> None:
     folder, energies, out = map(Path, sys.argv[1:4])
     steps = int(sys.argv[4]) if len(sys.argv) > 4 else 2000
     config = read_config(Path("configs/ms2.toml")).model_copy(update={**BASE, "steps": steps})
-    train, test = (load(folder, config, split) for split in ("train", "test"))
     results = json.loads(out.read_text()) if out.exists() else {}
-    for name in sys.argv[5:] or VARIANTS:
-        if name not in results:
-            results[name] = run(VARIANTS[name], config, train, test, energies)
-            out.write_text(json.dumps(results, indent=1))
+    names = [name for name in sys.argv[5:] or VARIANTS if name not in results]
+    kinds = {kind for name in names for kind in VARIANTS[name].get("only", KINDS)}
+    train, test = (load(folder, config, split, kinds) for split in ("train", "test"))
+    for name in names:
+        results[name] = run(VARIANTS[name], config, train, test, energies)
+        out.write_text(json.dumps(results, indent=1))
         print(name, {k: round(v, 3) for k, v in results[name].items()}, flush=True)
 
 

@@ -334,7 +334,7 @@ def test_density_that_spreads_is_still_seen(rough: Functional, water_dm: Array) 
 
 
 def test_single_precision_network_converges_to_the_energy_of_double(converged: Any) -> None:
-    """The same weights: float32 far from the end, float64 near it, to PySCF's conv_tol."""
+    """The same weights in float32, to PySCF's conv_tol."""
     functional = random_functional(roughness=1.0, dtype=torch.float32)
     mf, exact = kohn_sham(functional), kohn_sham(functional.double())
     mf.kernel()

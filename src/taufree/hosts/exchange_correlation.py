@@ -16,10 +16,21 @@ from taufree.motion import motion
 from taufree.physics.descriptors import contracted_gradient
 from taufree.physics.parents import partial_derivatives
 
-PRECISE_BELOW = 1e-3
-"""Change of E_xc between calls (Ha) from which on the network runs in float64: the rounding of
-float32, some 1e-8 Ha, keeps an SCF from reaching PySCF's default ``conv_tol``. The total energy is
-then about 1e-6 Ha from its end; a later change costs up to two more cycles."""
+NEAR = 1e-3
+"""Change of E_xc between calls (Ha) below which an SCF is near its end, its total energy about 1e-6
+Ha from the last: the rounding of float32, some 1e-8 Ha, begins to count."""
+PRECISE_BELOW = 1e-7
+"""The same from which on the network runs in float64: PySCF's default ``conv_tol`` ends before."""
+
+
+@dataclass(frozen=True)
+class _Call:
+    """E_xc as computed and as told to the SCF; ρ, ∇ρ and derivatives at all points."""
+
+    computed: float
+    told: float
+    rho: np.ndarray
+    derivative: np.ndarray
 
 
 class ExchangeCorrelation:
@@ -48,6 +59,8 @@ class ExchangeCorrelation:
         self.centers, self.lattice = centers, lattice
         self._geometry: tuple[Tensor, Geometry] | None = None
         self._last_energy = np.inf
+        self._last: _Call | None = None
+        self._single = functional.dtype == torch.float32
 
     def __call__(self, rho: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """e_xc, energy per volume, and the derivatives of E_xc with respect to ρ and ∇ρ.
@@ -128,9 +141,24 @@ class ExchangeCorrelation:
         centers = torch.from_numpy(self.centers).to(device)
         return centers, None if lattice is None else torch.from_numpy(lattice).to(device)
 
-    def refine(self, energy: float) -> None:
-        """Go over to float64 when an SCF comes near its end."""
-        near = 0 < abs(energy - self._last_energy) < PRECISE_BELOW  # not the same density again
+    def energy(self, exc: np.ndarray, rho: np.ndarray, derivative: np.ndarray) -> float:
+        """E_xc of a density from what calling its object returned, free of noise near an end.
+
+        The difference of two energies in float32 is noise as soon as the densities are close. From
+        the derivatives it is not: E' − E = ½ Σ (∂E'/∂ρ + ∂E/∂ρ)(ρ' − ρ), to third order in ρ' − ρ.
+        """
+        computed = told = float(exc @ self.weights)
+        if self._single:
+            last, self._last = self._last, None
+            if last is not None and abs(computed - last.computed) < NEAR:
+                told = last.told + 0.5 * np.vdot(derivative + last.derivative, rho - last.rho)
+            self._last = _Call(computed, told, rho.copy(), derivative)
+            self.refine(told, PRECISE_BELOW)
+        return told
+
+    def refine(self, energy: float, below: float = NEAR) -> None:
+        """Go over to float64 when E_xc changes by less than ``below`` (Ha) from call to call."""
+        near = 0 < abs(energy - self._last_energy) < below  # not the same density again
         if near and self.functional.dtype != torch.float64:
             self.functional = self.functional.double()
         self._last_energy = energy
@@ -170,6 +198,12 @@ class FrozenTau(ExchangeCorrelation):
         energy += rho[:, 0].sum(0) * exc_c
         derivative[:, : vxc.shape[1]] += vxc * seen * self.weights
         return energy, derivative
+
+    def energy(self, exc: np.ndarray, rho: np.ndarray, derivative: np.ndarray) -> float:
+        """E_xc; what stands for its derivatives cannot tell its change."""
+        energy = float(exc @ self.weights)
+        self.refine(energy)
+        return energy
 
 
 EXCHANGE_CORRELATION = {"ks": ExchangeCorrelation, "gks": FrozenTau}

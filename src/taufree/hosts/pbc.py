@@ -95,9 +95,9 @@ class _Periodic(Deorbitalizing):
         nelec = rho[:, :, 0] @ cache.xc.weights
         exc = np.empty(rho.shape[1])
         for i in range(rho.shape[1]):
-            energy_density, rho[:, i] = cache.xc(rho[:, i])
-            exc[i] = energy_density @ cache.xc.weights
-        cache.xc.refine(exc[-1])
+            energy_density, derivative = cache.xc(rho[:, i])
+            exc[i] = cache.xc.energy(energy_density, rho[:, i], derivative)
+            rho[:, i] = derivative
         return nelec, exc, cache.potential_matrix(rho)
 
     def partials(self, cell: Any, grids: Any, kpts: np.ndarray, dms: np.ndarray) -> Partials:

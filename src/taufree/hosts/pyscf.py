@@ -174,10 +174,12 @@ class DeorbitalizedNumInt(Responding, numint.NumInt):
         cache = self._grid_cache(mol, grids, xc_code, max_memory)
         rho = self._density(cache, channels, hermi)  # (n_spin, n_set, 4, n_points)
         nelec = rho[:, :, 0] @ grids.weights
-        densities, derivatives = zip(*map(cache.xc, rho.swapaxes(0, 1)), strict=True)
-        exc = np.array(densities) @ grids.weights
-        cache.xc.refine(exc[-1])
-        return nelec, exc, self._potential_matrix(cache, np.stack(derivatives, 1))
+        energies, derivatives = [], []
+        for density in rho.swapaxes(0, 1):
+            exc, derivative = cache.xc(density)
+            energies.append(cache.xc.energy(exc, density, derivative))
+            derivatives.append(derivative)
+        return nelec, np.array(energies), self._potential_matrix(cache, np.stack(derivatives, 1))
 
     def _grid_cache(self, mol: Any, grids: Any, xc_code: str, max_memory: float) -> _GridCache:
         self.check(xc_code)
