@@ -42,11 +42,7 @@ test-slow: venv
 # Every step goes on where it was interrupted.
 weights: venv
 	$(TAUFREE) data build data
-	for run in base compounds crystals iterates; do $(TAUFREE) train configs/ms2-$$run.toml || exit 1; done
-	$(TAUFREE) data relax data --model runs/ms2-iterates/ms2.safetensors
-	$(TAUFREE) train configs/ms2-relaxed.toml
-	$(TAUFREE) data relax data --model runs/ms2-relaxed/ms2.safetensors
-	$(TAUFREE) train configs/ms2.toml
+	for run in ms2-base ms2-compounds ms2-crystals ms2; do $(TAUFREE) train configs/$$run.toml || exit 1; done
 
 lint: venv
 	$(BIN)/ruff check .
