@@ -607,3 +607,10 @@ def test_what_the_potential_cannot_give_is_refused(converged: Any, kind: str, na
     with pytest.raises(NotImplementedError, match=r"dft\.RKS\(mol, xc='MS2'\)") as caught:
         BEYOND_THE_POTENTIAL[name](mf)
     assert isinstance(caught.value, UserError)
+
+
+def test_a_pseudopotential_is_warned_of(smooth: Functional) -> None:
+    """A trained model, which knows its elements, has learned densities of all electrons."""
+    mol = gto.M(atom="Si", basis="gth-dzvp", pseudo="gth-pade", spin=2, verbose=0)
+    with pytest.warns(DomainWarning, match="pseudopotential"):
+        taufree.deorbitalize(dft.UKS(mol), Functional(smooth.network, "trained", ["Si"]))

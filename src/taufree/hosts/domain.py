@@ -41,13 +41,24 @@ def warn_unresolved(functional: Functional, lattice: np.ndarray, mesh: ArrayLike
 
 
 def warn_unseen(functional: Functional, mol: Any) -> None:
-    """Warn of elements of a PySCF molecule or cell that the model was not trained on."""
+    """Warn of elements of a PySCF molecule or cell that the model was not trained on.
+
+    And of pseudopotentials: a trained model has learned densities of all electrons.
+    """
     symbols = {mol.atom_pure_symbol(i) for i in range(mol.natm)}
     unseen = sorted(symbols & {*atomic_numbers} - functional.elements)  # and no ghosts
     if functional.elements and unseen:
         warnings.warn(
             f"{functional.name} was not trained on {', '.join(unseen)}: its errors there are not "
             f"known, so compare with {functional.parent.xc} (--parent) before you rely on it.",
+            DomainWarning,
+            stacklevel=3,
+        )
+    if functional.elements and any(mol.atom_nelec_core(i) for i in range(mol.natm)):
+        warnings.warn(
+            f"{functional.name} has learned densities of all electrons: with a pseudopotential "
+            "expect errors above ten millihartree an atom, or choose an all-electron basis such as "
+            "def2-svp.",
             DomainWarning,
             stacklevel=3,
         )
