@@ -16,7 +16,7 @@ help:
 	@echo "make typecheck  mypy --strict on the package"
 	@echo "make check      lint, typecheck and test"
 	@echo "make examples   run every example script"
-	@echo "make weights    the data and the bundled model from scratch: hours; goes on where it stopped"
+	@echo "make weights    data and the chain of trainings that leads to ms2: hours; goes on where it stopped"
 	@echo "make venv       only make .venv (PYTHON=python3.12 to choose the interpreter)"
 
 venv: .venv/.installed

@@ -21,9 +21,9 @@ Array = NDArray[np.float64]
 RHO_MIN = 1e-12  # bohr⁻³: points with less in every spin channel, or weight 0, are left out
 MISSING = 2e-3  # largest relative error of ∫ρ: a density that its grid does not hold is of no use
 ITERATES = 3  # SCF cycles whose densities are kept beside the first guess
-BLOCK = 8_000  # points
 RESPONSES = 2  # perturbed densities around the converged one, to train on
 ROTATIONS = 3  # those of turned orbitals, likewise
+BLOCK = 8_000  # points whose orbitals are evaluated at once
 
 
 class NotConvergedError(RuntimeError):

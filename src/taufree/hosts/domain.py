@@ -56,9 +56,8 @@ def warn_unseen(functional: Functional, mol: Any) -> None:
         )
     if functional.elements and any(mol.atom_nelec_core(i) for i in range(mol.natm)):
         warnings.warn(
-            f"{functional.name} has learned densities of all electrons: with a pseudopotential "
-            "expect errors above ten millihartree an atom, or choose an all-electron basis such as "
-            "def2-svp.",
+            f"{functional.name} has learned densities of all electrons: with a pseudopotential its "
+            "errors are large, so choose an all-electron basis such as def2-svp.",
             DomainWarning,
             stacklevel=3,
         )

@@ -149,7 +149,7 @@ class ExchangeCorrelation:
         """
         computed = told = float(exc @ self.weights)
         if self._single:
-            last, self._last = self._last, None
+            last = self._last
             if last is not None and abs(computed - last.computed) < NEAR:
                 told = last.told + 0.5 * np.vdot(derivative + last.derivative, rho - last.rho)
             self._last = _Call(computed, told, rho.copy(), derivative)

@@ -256,12 +256,11 @@ class Densities:
         pairs = np.flatnonzero(n_members > 1)
         rows = np.concatenate([np.arange(len(families)), pairs])  # the other densities below
         which = np.zeros(len(rows), int)
-        first, last = np.ones(len(pairs), int), n_members[pairs]
-        telling = rng.random(len(pairs)) < TELLING_SHARE
-        split = (n_members - n_telling)[pairs]
-        first[telling & (split < last)] = split[telling & (split < last)]
-        last[~telling & (split > 1)] = split[~telling & (split > 1)]
-        which[len(families) :] = rng.integers(first, last)
+        stop, split = n_members[pairs], (n_members - n_telling)[pairs]
+        telling = (rng.random(len(pairs)) < TELLING_SHARE) & (split < stop) | (split == 1)
+        which[len(families) :] = rng.integers(
+            np.where(telling, split, 1), np.where(telling, stop, split)
+        )
         below = np.arange(len(families), len(rows))
         return self._batch(
             families[rows], which, index[self._to(rows)], weights[self._to(rows)], pairs, below
