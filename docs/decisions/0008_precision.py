@@ -14,7 +14,6 @@ SYSTEMS = (
     ("SO2", "def2-svp", 0),
     ("CH3SH", "def2-tzvp", 0),
     ("SiF4", "def2-svp", 0),
-    ("NO2", "def2-tzvp", 1),
 )
 
 
