@@ -141,25 +141,6 @@ def build_data(
     return Report(result, table(result), None if result["done"] else "every system failed.")
 
 
-@data.command("relax")
-@reported(resume="Finished systems are kept; the same command goes on.")
-def relax_data(
-    folder: Annotated[Path, typer.Argument(help="Folder of the records.")] = Path("data"),
-    model: Model = "ms2",
-    name: Annotated[
-        list[str] | None, typer.Option(help="Only this system; may be repeated.")
-    ] = None,
-    scheduler: Scheduler = None,
-    workers: Workers = None,
-    json: Json = None,
-) -> Report:
-    """To training molecules, add the densities that a model itself leads to."""
-    from taufree.data.relaxed import relax
-
-    result = relax(folder, model, names=name, scheduler=scheduler, workers=workers, console=stderr)
-    return Report(result, facts(result))
-
-
 @data.command("pack")
 @reported(resume=AGAIN)
 def pack_data(

@@ -43,6 +43,7 @@ def config(folder: Path, tmp_path: Path) -> TrainingConfig:
         checkpoint_every=2,
         response_weight=0.1,
         derivative_weight=0.1,
+        relaxation_weight=1.0,
     )
 
 

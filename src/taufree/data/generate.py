@@ -222,18 +222,6 @@ def _grid_record(coords: Array, weights: Array, field: Array, parent: str) -> di
     }
 
 
-def densities_at(
-    mol: gto.Mole, coords: Array, weights: Array, factor: Array, parent: str
-) -> dict[str, Array]:
-    """As `grid_record`, of one density of a molecule at given points."""
-    channels = factor.reshape(-1, *factor.shape[-2:])
-    parts = []
-    for start in range(0, len(coords), BLOCK):
-        ao = dft.numint.eval_ao(mol, coords[start : start + BLOCK], deriv=2)
-        parts.append(np.array([orbitals.fields([(ao, o)]) for o in channels]))
-    return _grid_record(coords, weights, np.concatenate(parts, axis=-1), parent)
-
-
 def _fields(
     mf: dft.rks.RKS, factors: Sequence[Array], level: int
 ) -> tuple[Array, Array, list[Array]]:

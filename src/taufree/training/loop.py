@@ -34,6 +34,7 @@ from taufree.training.checkpoint import load_checkpoint, save_checkpoint
 from taufree.training.config import TrainingConfig, read_config
 from taufree.training.losses import Losses
 from taufree.training.plots import plot_learning_curve
+from taufree.training.relaxation import Molecule, Molecules, energy_errors
 from taufree.training.samples import Batch, Densities, families_of, scaled_record
 
 Chance = NDArray[np.float64]
@@ -75,6 +76,7 @@ def train(config_path: Path, *, resume: bool = True) -> dict[str, Any]:
     train_set = load_densities(config, "train", fabric.device)
     chance, rank, n_ranks = chances(train_set, config.shares), fabric.global_rank, fabric.world_size
     validation_set = load_densities(config, "validation", fabric.device)
+    molecules, validation_molecules = _molecules(config, "train"), _molecules(config, "validation")
 
     module, *wrapped = fabric.setup(losses, *optimizers)
     with _progress(fabric.is_global_zero) as progress:
@@ -82,7 +84,7 @@ def train(config_path: Path, *, resume: bool = True) -> dict[str, Any]:
         while step < config.steps:
             batch = draw_batch(step, train_set, chance, config, rank, n_ranks)
             set_learning_rate(wrapped, config.learning_rate * schedule(step, config))
-            terms = module(batch)
+            terms = module(batch, draw_molecule(step, molecules, config, rank, n_ranks))
             fabric.backward(terms["total"])
             torch.nn.utils.clip_grad_norm_(losses.parameters(), config.max_gradient)
             for optimizer in wrapped:
@@ -97,7 +99,7 @@ def train(config_path: Path, *, resume: bool = True) -> dict[str, Any]:
             if not fabric.is_global_zero:
                 continue
             if validates:
-                errors = validate(losses, validation_set)
+                errors = validate(losses, validation_set, validation_molecules)
                 with log.open("a") as file:
                     entry = {"step": step, "train": running, "validation": errors}
                     file.write(json.dumps(entry) + "\n")
@@ -139,10 +141,24 @@ def draw_batch(
     return densities.draw(families, config.points_per_density, seed)
 
 
-def chances(densities: Densities, shares: dict[str, float]) -> Chance:
-    """Probability of each family to be drawn, from the shares of the kinds of systems."""
-    counts = Counter(densities.kinds)
-    weights = [shares.get(k, 0.0) / counts[k] if shares else 1.0 for k in densities.kinds]
+def draw_molecule(
+    step: int,
+    molecules: Molecules | None,
+    config: TrainingConfig,
+    rank: int = 0,
+    n_ranks: int = 1,
+) -> Molecule | None:
+    """The whole molecule of a step; it depends on seed, step and rank."""
+    if molecules is None:
+        return None
+    rng = np.random.default_rng([config.seed, step, rank, n_ranks])
+    return molecules[int(rng.choice(len(molecules), p=chances(molecules, config.shares)))]
+
+
+def chances(systems: Densities | Molecules, shares: dict[str, float]) -> Chance:
+    """Probability of each to be drawn, from the shares of the kinds of systems."""
+    counts = Counter(systems.kinds)
+    weights = [shares.get(k, 0.0) / counts[k] if shares else 1.0 for k in systems.kinds]
     if not any(weights):
         raise UserError(f"shares name none of the kinds at hand: {', '.join(counts)}.")
     return np.array(weights) / sum(weights)
@@ -205,9 +221,20 @@ def _records(config: TrainingConfig, split: Split) -> Iterator[list[ReferenceDen
             yield [scaled_record(first)]
 
 
+def _molecules(config: TrainingConfig, split: Split) -> Molecules | None:
+    if not config.relaxation_weight:
+        return None
+    return Molecules(config.data, split, min(config.levels), config.model.parent)
+
+
 @torch.no_grad()
-def validate(losses: Losses, densities: Densities) -> dict[str, float]:
-    """Means over densities of |ΔE_x| and ∫|Δe_x| in mHa, on all their points."""
+def validate(
+    losses: Losses, densities: Densities, molecules: Molecules | None = None
+) -> dict[str, float]:
+    """Means of |ΔE_x| and ∫|Δe_x| over densities, in mHa, on all their points.
+
+    Over ``molecules`` those of E_relax and of |ΔE_x − E_relax|, the self-consistent energy's error.
+    """
     energy: dict[str, float] = defaultdict(float)
     absolute: dict[str, float] = defaultdict(float)
     for k, (name, share) in enumerate(zip(densities.names, densities.shares, strict=True)):
@@ -215,10 +242,20 @@ def validate(losses: Losses, densities: Densities) -> dict[str, float]:
         error = losses.error(batch) * batch.weights * share * 1e3
         energy[name] += error.sum().item()
         absolute[name] += error.abs().sum().item()
-    return {
+    errors = {
         "energy_error_mha": sum(map(abs, energy.values())) / len(energy),
         "l1_mha": sum(absolute.values()) / len(absolute),
     }
+    if molecules is not None:
+        found = torch.stack(
+            [
+                torch.stack(energy_errors(losses.network, molecules[k], create_graph=False))
+                for k in range(len(molecules))
+            ]
+        )
+        errors["relaxation_mha"] = found[:, 1].mean().item() * 1e3
+        errors["self_consistent_mha"] = (found[:, 0] - found[:, 1]).abs().mean().item() * 1e3
+    return errors
 
 
 def _progress(visible: bool) -> Progress:

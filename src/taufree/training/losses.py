@@ -11,6 +11,7 @@ from taufree.physics.descriptors import C_X
 from taufree.physics.parents import PARENTS
 from taufree.training.config import TrainingConfig
 from taufree.training.reading import read
+from taufree.training.relaxation import Molecule, energy_errors
 from taufree.training.samples import Batch
 
 ENERGY_SCALE = 2e-5
@@ -29,8 +30,10 @@ class Losses(nn.Module):
     3. ``response``: |ΔE_x[ρ'] − ΔE_x[ρ]| per electron moved, ½∫|ρ' − ρ|, for a second density ρ'
     of the same system on the same points: the error of ∫ (δE_x/δρ) δρ, which decides where
     self-consistency leads. 4. ``derivatives``: ∫ |LDA| (|Δ∂F_x/∂α| + p |Δ∂F_x/∂p|) per electron,
-    the parent's partial derivatives at α̃ against those at α. 5. ``balance``: squared departure
-    of each expert's share of the electrons from an even one.
+    the parent's partial derivatives at α̃ against those at α. 5. ``relaxation``: E_relax per
+    electron of a whole molecule, see `taufree.training.relaxation`. 6. ``self_consistent``:
+    |ΔE_x − E_relax| per electron of the same molecule, weighed as ``energy``. 7. ``balance``:
+    squared departure of each expert's share of the electrons from an even one.
     """
 
     def __init__(self, network: Network, config: TrainingConfig) -> None:
@@ -38,7 +41,7 @@ class Losses(nn.Module):
         self.network = network
         self.config = config
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, molecule: Molecule | None = None) -> dict[str, Tensor]:
         """Every term and their weighted sum ``total``."""
         alpha, gates = self.alpha(batch)
         p, lda, known = batch.known.double().unbind(2)
@@ -56,6 +59,11 @@ class Losses(nn.Module):
             by_p, by_alpha = ((a - b).abs() for a, b in zip(slopes, parent_slopes, strict=True))
             size = (lda * per_electron).abs() * (by_alpha + p * by_p)
             terms["derivatives"] = size.sum(1).mean()
+        if molecule is not None:
+            e_x, relaxation = energy_errors(self.network, molecule, create_graph=True)
+            terms["relaxation"] = relaxation / molecule.system.n_electrons
+            whole = (e_x - relaxation) / molecule.system.n_electrons
+            terms["self_consistent"] = _size(whole.expand(2), ENERGY_SCALE)
         rho = (lda / C_X) ** 0.75
         used = (per_electron * rho / len(rho)).flatten() @ gates.double()
         terms["balance"] = ((used - 1 / len(used)) ** 2).sum()
@@ -64,6 +72,8 @@ class Losses(nn.Module):
             "energy": self.config.energy_weight,
             "response": self.config.response_weight,
             "derivatives": self.config.derivative_weight,
+            "relaxation": self.config.relaxation_weight,
+            "self_consistent": self.config.energy_weight,
             "balance": self.config.balance_weight,
         }
         terms["total"] = sum(

@@ -26,11 +26,6 @@ from taufree.physics.descriptors import (
 
 FACTORS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.1, 1.25, 1.4, 1.7, 2.0)
 """λ of uniformly scaled densities."""
-TELLING = ("relaxed", "rotated")
-"""What the names of densities begin with that tell most of the potential, see
-`taufree.data.relaxed` and `taufree.data.orbitals.rotated`."""
-TELLING_SHARE = 0.7
-"""Of the pairs of a system that has such densities."""
 FAR = 1e4
 """Where the tokens are that fill up a row of a batch (bohr): out of reach."""
 
@@ -52,9 +47,8 @@ class Member:
 class Family:
     """Densities of one system on one grid, of one spin channel; the converged one is the first.
 
-    The last ``n_telling`` are of ``TELLING`` kinds. ``density`` names the system and
-    grid, and ``share`` is the weight of the energy in that of the system (1, or ½ for a spin
-    channel).
+    ``density`` names the system and grid, and ``share`` is the weight of the energy in that of the
+    system (1, or ½ for a spin channel).
     """
 
     density: str
@@ -68,7 +62,6 @@ class Family:
     bonds: Bonds
     n_tokens: int
     members: list[Member]
-    n_telling: int = 0
 
 
 def families_of(
@@ -82,16 +75,10 @@ def families_of(
     records = list(records)
     for level in sorted({record.grid_level for record in records}):
         same = [record for record in records if record.grid_level == level]
-        same.sort(key=_place)
+        same.sort(key=lambda record: record.density_kind != "converged")
         for spin in range(same[0].density.n_spin):
             if same[0].density.rho[spin].any():
                 yield _family(same, spin, config, device)
-
-
-def _place(record: ReferenceDensity) -> int:
-    """Converged ones first, telling ones last."""
-    kind = record.density_kind
-    return 0 if kind == "converged" else 2 if kind.startswith(TELLING) else 1
 
 
 def _family(
@@ -140,7 +127,6 @@ def _family(
         bonds=bonds_between(first.centers, first.lattice, config.cutoff),
         n_tokens=len(first.centers),
         members=members,
-        n_telling=sum(record.density_kind.startswith(TELLING) for record in records),
     )
 
 
@@ -206,7 +192,6 @@ class Densities:
         self.bond_ranges = _Ranges(len(f.bonds.to) for f in families)
         self.n_tokens = np.array([f.n_tokens for f in families])
         self.member_ranges = _Ranges(len(f.members) for f in families)
-        self.n_telling = np.array([f.n_telling for f in families])
         self.token_ranges = _Ranges(len(m.seen) for m in members)
         self.field_ranges = _Ranges(len(m.local) for m in members)
         self.electrons = np.array([m.electrons for m in members])
@@ -237,7 +222,6 @@ class Densities:
     def draw(self, families: Index, n_points: int, seed: int) -> Batch:
         """``n_points`` of each family, of its first density and of another one if it has any.
 
-        The other is a telling one in ``TELLING_SHARE`` of the draws, where there is one.
         Points with even and with odd index are two independent draws, each stratified: neighbours
         in the grid's order are neighbours in space, so every region gets its share of points.
         """
@@ -252,15 +236,11 @@ class Densities:
         index = torch.searchsorted(self.cumulative, target.flatten()).view_as(target)
         index = torch.clamp(index, self._to(start)[:, None], self._to(stop - 1)[:, None])
         weights = self.weights[index] / (n_points * self.chance[index])
-        n_members, n_telling = self.member_ranges.counts[families], self.n_telling[families]
+        n_members = self.member_ranges.counts[families]
         pairs = np.flatnonzero(n_members > 1)
         rows = np.concatenate([np.arange(len(families)), pairs])  # the other densities below
         which = np.zeros(len(rows), int)
-        stop, split = n_members[pairs], (n_members - n_telling)[pairs]
-        telling = (rng.random(len(pairs)) < TELLING_SHARE) & (split < stop) | (split == 1)
-        which[len(families) :] = rng.integers(
-            np.where(telling, split, 1), np.where(telling, stop, split)
-        )
+        which[len(families) :] = rng.integers(1, n_members[pairs])
         below = np.arange(len(families), len(rows))
         return self._batch(
             families[rows], which, index[self._to(rows)], weights[self._to(rows)], pairs, below

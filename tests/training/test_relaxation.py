@@ -1,0 +1,60 @@
+"""E_relax against PySCF's own matrices, and against what self-consistency does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.tolerances import SCREENING
+
+import taufree
+from taufree.data.generate import converge_parent
+from taufree.data.systems import registry
+from taufree.errors import UserError
+from taufree.training.relaxation import Molecule, Molecules, energy_errors
+
+SECOND_ORDER = 0.1
+"""Relative: E_relax leaves out third order and how the Fock matrix answers to turned orbitals."""
+
+
+def molecule(folder: Path, name: str) -> Molecule:
+    molecules = Molecules(folder, "train", 0, "ms2")
+    return molecules[[entry.name for entry in molecules.entries].index(name)]
+
+
+@pytest.mark.parametrize("name", ["LiH", "Li"])  # closed and open shell
+def test_relaxation_is_that_of_pyscf_matrices(folder: Path, name: str) -> None:
+    drawn, model = molecule(folder, name), taufree.load_model("ms2").double()
+    mf = converge_parent(registry()[name])
+    mf.grids.level = 0
+    mf.grids.build()
+    dm, n_ao = mf.make_rdm1(), mf.mol.nao
+    rule = "nr_uks" if registry()[name].spin else "nr_rks"
+    integrators = taufree.deorbitalize(mf, model)._numint, mf._numint
+    ours, parents = (getattr(ni, rule)(mf.mol, mf.grids, "MS2", dm) for ni in integrators)
+    expected = 0.0
+    errors = np.reshape(ours[2] - parents[2], (-1, n_ao, n_ao))
+    for error, orbitals in zip(errors, drawn.channels, strict=True):
+        turned = orbitals.empty.numpy().T @ error @ orbitals.occupied.numpy()
+        expected += 2 / len(errors) * (turned**2 / orbitals.gap.numpy()).sum()
+    e_x, relaxation = energy_errors(model.network, drawn, create_graph=False)
+    assert relaxation.item() == pytest.approx(expected, rel=1e-5)  # points below 1e-12 are left out
+    assert e_x.item() == pytest.approx(ours[1] - parents[1], abs=SCREENING)
+
+
+def test_it_tells_how_far_self_consistency_leads(folder: Path) -> None:
+    model = taufree.load_model("ms2")
+    mf = converge_parent(registry()["LiH"])
+    mf.grids.level = 0
+    surrogate = taufree.deorbitalize(mf, model)
+    surrogate.conv_tol = 1e-10
+    start = surrogate.energy_tot(mf.make_rdm1())
+    lowering = start - surrogate.kernel(mf.make_rdm1())
+    _, relaxation = energy_errors(model.network, molecule(folder, "LiH"), create_graph=False)
+    assert lowering == pytest.approx(relaxation.item(), rel=SECOND_ORDER)
+
+
+def test_a_split_without_molecules_is_said(folder: Path) -> None:
+    with pytest.raises(UserError, match="no test molecules"):
+        Molecules(folder, "test", 0, "ms2")
