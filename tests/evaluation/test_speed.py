@@ -101,6 +101,9 @@ def test_scaling_measures_time_memory_and_the_fast_form(bench):
         assert run["n_evaluated"] <= run["n_points"]
         assert run["geometry_s"] > 0
         assert set(run["builds"]) == set(run["memory_mb"]) == {"deorbitalized", "PBE", "MS2"}
+    again = bench("scaling", *options, "--atoms", "9", molecule=False)
+    assert again["results"][:2] == result["results"]  # finished sizes are not measured again
+    assert len(again["results"]) == 3
 
 
 def test_train_times_every_part_of_a_step(bench):

@@ -130,7 +130,7 @@ def scf(
 
 
 @bench.command()
-@reported(resume=AGAIN)
+@reported(resume="With --json, finished sizes are kept; the same command goes on.")
 def scaling(
     family: Annotated[
         list[str] | None, typer.Option(help="alkane or water (default both); may be repeated.")
@@ -163,7 +163,11 @@ def scaling(
         reference_atoms=reference_atoms,
     )
     result = speed.bench_scaling(
-        setup, families=family or ["alkane", "water"], sizes=atoms or [20, 40, 80, 150], say=say
+        setup,
+        families=family or ["alkane", "water"],
+        sizes=atoms or [20, 40, 80, 150],
+        say=say,
+        keep=json,
     )
     draw(plot, speed.plot, result)
     return Report(result, speed.table(result), speed.failure(result))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import json
 import multiprocessing
 import os
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,10 +21,12 @@ from matplotlib.ticker import ScalarFormatter
 from rich.table import Table
 
 import taufree
+from taufree.console import write_json
 from taufree.errors import UserError
 from taufree.evaluation.speed import measure, systems
 from taufree.evaluation.speed.measure import DEORBITALIZED, GGA, Say
 from taufree.functional import Functional
+from taufree.model.storage import fingerprint
 
 NETWORK, OWN = "network", "own"
 MARKERS = {"alkane": "o", "water": "s"}
@@ -44,11 +48,12 @@ class Setup:
 
 
 def bench_scaling(
-    setup: Setup, *, families: list[str], sizes: list[int], say: Say
+    setup: Setup, *, families: list[str], sizes: list[int], say: Say, keep: Path | None = None
 ) -> dict[str, Any]:
     """Measure every family at every size, and fit t ∝ (atoms)^k.
 
-    The density is PySCF's first guess, so that no SCF is needed.
+    The density is PySCF's first guess, so that no SCF is needed. What is finished stands in the
+    file ``keep``, and is taken from there if it was measured with the same settings.
 
     Raises
     ------
@@ -58,27 +63,51 @@ def bench_scaling(
     if unknown := set(families) - set(systems.FAMILIES):
         raise UserError(f"--family {unknown.pop()}: choose of {', '.join(systems.FAMILIES)}.")
     functional = taufree.load_model(setup.model)
-    results: list[dict[str, Any]] = []
-    failures = []
-    for family in families:
-        for n_atoms in sorted(sizes):
-            say(f"{family}, {n_atoms} atoms, {setup.basis}")
-            try:
-                # a process of its own: memory that smaller molecules left behind is not counted
-                spawn = multiprocessing.get_context("spawn")
-                with ProcessPoolExecutor(1, spawn, _end_with_parent) as pool:
-                    results.append(pool.submit(measure_size, setup, family, n_atoms).result())
-            except BrokenProcessPool:
-                failures.append(f"{family} {n_atoms}")
-    return {
+    settings = {**asdict(setup), "fingerprint": fingerprint(functional)}
+    asked = [(family, n) for family in families for n in sorted(sizes)]
+    kept = [r for r in _kept(keep, settings) if (r["family"], r["asked"]) in asked]
+    result: dict[str, Any] = {
         "benchmark": "scaling",
         "conditions": measure.conditions(functional),
         "parent": functional.parent.xc,
-        "settings": asdict(setup),
-        "results": results,
-        "exponents": {f: exponents([r for r in results if r["family"] == f]) for f in families},
-        "failures": failures,
+        "settings": settings,
+        "results": kept,
+        "exponents": {},
+        "failures": [],
     }
+    for family, n_atoms in asked:
+        if any((r["family"], r["asked"]) == (family, n_atoms) for r in result["results"]):
+            continue
+        say(f"{family}, {n_atoms} atoms, {setup.basis}")
+        try:
+            # a process of its own: memory that smaller molecules left behind is not counted
+            spawn = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(1, spawn, _end_with_parent) as pool:
+                found = pool.submit(measure_size, setup, family, n_atoms).result()
+        except BrokenProcessPool:
+            result["failures"].append(f"{family} {n_atoms}")
+            continue
+        result["results"].append({"asked": n_atoms, **found})
+        if keep:
+            write_json(keep, result)
+    result["results"].sort(key=lambda r: asked.index((r["family"], r["asked"])))
+    for family in families:
+        result["exponents"][family] = exponents(
+            [r for r in result["results"] if r["family"] == family]
+        )
+    return result
+
+
+def _kept(keep: Path | None, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """Results of an earlier run with the same settings, where it was interrupted or is finished."""
+    if keep is None or not keep.exists():
+        return []
+    try:
+        before = json.loads(keep.read_text("utf-8"))
+        same = before["benchmark"] == "scaling" and before["settings"] == settings
+        return list(before["results"]) if same else []
+    except (ValueError, KeyError, TypeError):
+        return []
 
 
 def _end_with_parent() -> None:
