@@ -13,13 +13,14 @@ import hashlib
 import io
 import json
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import h5py
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pyscf import dft
 from torch import Tensor
 
@@ -150,29 +151,6 @@ def write_record(folder: Path, record: ParentRecord, digest: str) -> Entry:
     return read_entry(path)
 
 
-def read_parent_record(folder: Path, system: System) -> ParentRecord:
-    """What `write_record` wrote.
-
-    Raises
-    ------
-    UserError
-        If the file is missing, unreadable or of another schema.
-    """
-    path = folder / file_of(system)
-    with _open(_read(path), path) as file:
-        densities = {
-            (str(g.attrs["density_kind"]), int(g.attrs["grid_level"])): {
-                key: values[()] for key, values in g.items()
-            }
-            for g in file.values()
-            if "grid_level" in g.attrs
-        }
-        orbitals = {kind: values[()] for kind, values in file["orbitals"].items()}
-        e_tot, cycles = float(file.attrs["e_tot"]), int(file.attrs["cycles"])
-        parent = str(file.attrs["parent"])
-    return ParentRecord(replace(system, parent=parent), e_tot, cycles, orbitals, densities)
-
-
 def _provenance() -> dict[str, str]:
     return {
         "taufree_version": version("taufree"),
@@ -222,6 +200,19 @@ def load_record(
             and (levels is None or group.attrs["grid_level"] in levels)
             and (density_kinds is None or group.attrs["density_kind"] in density_kinds)
         ]
+
+
+def load_orbitals(path: Path, density_kind: str) -> NDArray[np.float64]:
+    """L of one of a system's densities, see `taufree.data.orbitals.factor`.
+
+    Raises
+    ------
+    UserError
+        If the file is missing, unreadable or of another schema.
+    """
+    with _open(_read(path), path) as file:
+        factor: NDArray[np.float64] = file[f"orbitals/{density_kind}"][()]
+        return factor
 
 
 def _read(path: Path) -> bytes:

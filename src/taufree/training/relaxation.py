@@ -30,7 +30,7 @@ from taufree.data.generate import mean_field
 from taufree.data.orbitals import SMALLEST_GAP
 from taufree.data.reparent import with_parent
 from taufree.data.splits import Split
-from taufree.data.store import entries_of, load_record, read_parent_record
+from taufree.data.store import entries_of, load_orbitals, load_record
 from taufree.data.systems import System, registry
 from taufree.errors import UserError
 from taufree.functional import Functional, hold, leaf
@@ -87,7 +87,7 @@ class Molecules:
             entry = self.entries[which]
             system, path = registry()[entry.name], self.folder / entry.file
             (record,) = load_record(path, [self.level], ["converged"], entry.sha256)
-            factor = read_parent_record(self.folder, system).orbitals["converged"]
+            factor = load_orbitals(path, "converged")
             channels = orbitals_of(system, record.density, record.tau, factor, self.parent)
             e_x = with_parent(record, self.parent.xc).e_x.item()
             self._known[which] = Molecule(system, record.density, e_x, channels)
