@@ -56,5 +56,5 @@ def test_it_tells_how_far_self_consistency_leads(folder: Path) -> None:
 
 
 def test_a_split_without_molecules_is_said(folder: Path) -> None:
-    with pytest.raises(UserError, match="no test molecules"):
+    with pytest.raises(UserError, match="no such test molecules"):
         Molecules(folder, "test", 0, "ms2")

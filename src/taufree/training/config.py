@@ -46,6 +46,8 @@ class TrainingConfig(BaseModel):
     """Weight of the loss on the parent's partial derivatives."""
     relaxation_weight: float = Field(0.0, ge=0)
     """Weight of the loss on E_relax of a whole molecule, see `taufree.training.relaxation`."""
+    relaxation_atoms: int = Field(5, ge=1)
+    """Most atoms of these molecules: a step costs as much as their whole grid."""
     balance_weight: float = Field(3e-3, ge=0)
     """Weight of the loss that keeps every expert in use."""
     validate_every: int = Field(1_000, ge=1)

@@ -224,7 +224,8 @@ def _records(config: TrainingConfig, split: Split) -> Iterator[list[ReferenceDen
 def _molecules(config: TrainingConfig, split: Split) -> Molecules | None:
     if not config.relaxation_weight:
         return None
-    return Molecules(config.data, split, min(config.levels), config.model.parent)
+    level, most_atoms = min(config.levels), config.relaxation_atoms
+    return Molecules(config.data, split, level, config.model.parent, most_atoms)
 
 
 @torch.no_grad()

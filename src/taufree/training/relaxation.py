@@ -63,19 +63,25 @@ class Molecule:
 
 
 class Molecules:
-    """Molecules of a split on their coarsest grid, to be drawn whole; read when first drawn.
+    """Molecules of a split on one grid level, to be drawn whole; read when first drawn.
 
     Raises
     ------
     UserError
-        If there is none.
+        If there is none of at most ``most_atoms``.
     """
 
-    def __init__(self, folder: Path, split: Split, level: int, parent: str) -> None:
+    def __init__(
+        self, folder: Path, split: Split, level: int, parent: str, most_atoms: int = 99
+    ) -> None:
         self.folder, self.level, self.parent = folder, level, PARENTS[parent]
-        self.entries = [e for e in entries_of(folder, split) if not registry()[e.name].period]
+        self.entries = [
+            entry
+            for entry in entries_of(folder, split)
+            if not (system := registry()[entry.name]).period and len(system.symbols) <= most_atoms
+        ]
         if not self.entries:
-            raise UserError(f"{folder} holds no {split} molecules; run `taufree data build` first.")
+            raise UserError(f"{folder} holds no such {split} molecules; run `taufree data build`.")
         self.kinds = [entry.kind for entry in self.entries]
         self._known: dict[int, Molecule] = {}
 
