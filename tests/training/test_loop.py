@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from taufree.data.store import read_manifest, write_manifest
 from taufree.errors import UserError
 from taufree.model.network import Network
 from taufree.model.storage import load_model
@@ -66,6 +68,18 @@ def test_checkpoint_of_other_settings_is_refused(config: TrainingConfig, tmp_pat
     other = config.model_copy(update={"learning_rate": 1e-3})
     with pytest.raises(UserError, match="other settings"):
         loop.train(write_toml(tmp_path / "d.toml", other))
+
+
+def test_checkpoint_of_other_data_is_refused(
+    config: TrainingConfig, folder: Path, tmp_path: Path
+) -> None:
+    data = shutil.copytree(folder, tmp_path / "data")
+    path = write_toml(tmp_path / "c.toml", config.model_copy(update={"data": data}))
+    loop.train(path)
+    entries = read_manifest(data)
+    write_manifest(data, {name: e for name, e in entries.items() if name != "Li"})
+    with pytest.raises(UserError, match="other data"):
+        loop.train(path)
 
 
 def test_damaged_checkpoint_is_refused(config: TrainingConfig, tmp_path: Path) -> None:

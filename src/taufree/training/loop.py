@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from taufree.console import stderr
 from taufree.data.splits import Split
 from taufree.data.store import (
+    Entry,
     ReferenceDensity,
     entries_of,
     load_record,
@@ -51,7 +52,7 @@ def train(config_path: Path, *, resume: bool = True) -> dict[str, Any]:
     Raises
     ------
     UserError
-        Bad settings, no data, or a checkpoint of other settings.
+        Bad settings, no data, or a checkpoint of other settings or data.
     """
     config = read_config(config_path)
     fabric = Fabric(accelerator="auto", devices="auto" if torch.cuda.is_available() else 1)
@@ -61,13 +62,19 @@ def train(config_path: Path, *, resume: bool = True) -> dict[str, Any]:
     optimizers = make_optimizers(losses.network, config)
     config.out.mkdir(parents=True, exist_ok=True)
     checkpoint, log = config.out / "checkpoint.safetensors", config.out / "log.jsonl"
-    settings = config.model_dump(mode="json")
+    settings, entries = config.model_dump(mode="json"), read_manifest(config.data)
+    learned = manifest_checksum({e.name: e for e in entries_of(config.data, "train")})
     step, running = 0, dict[str, float]()
     if resume and checkpoint.exists():
         state = load_checkpoint(checkpoint, losses.network, optimizers)
         if state["config"] != settings:
             raise UserError(
                 f"{checkpoint} was made with other settings; name another out folder or remove it."
+            )
+        if state["data"] != learned:
+            raise UserError(
+                f"{checkpoint} was made with other data than {config.data} holds now; bring these "
+                "back, name another out folder or remove the checkpoint."
             )
         step, running = state["step"], state["running"]
         _truncate_log(log, step)
@@ -105,13 +112,13 @@ def train(config_path: Path, *, resume: bool = True) -> dict[str, Any]:
                     file.write(json.dumps(entry) + "\n")
                 plot_learning_curve(log, config.out / "learning_curve.svg")
             if step % config.checkpoint_every == 0 or step == config.steps:
-                state = {"step": step, "config": settings, "running": running}
+                state = {"step": step, "config": settings, "data": learned, "running": running}
                 save_checkpoint(checkpoint, losses.network, optimizers, state)
 
     errors = json.loads(log.read_text().splitlines()[-1])["validation"]
     weights = config.out / f"{config.name}.safetensors"
     if fabric.is_global_zero:
-        save_model(weights, losses.network, _card(config, config_path, errors))
+        save_model(weights, losses.network, _card(config, config_path, entries, errors))
     return {"steps": step, "weights": str(weights), "validation": errors}
 
 
@@ -272,11 +279,12 @@ def _truncate_log(log: Path, step: int) -> None:
     log.write_text("".join(line + "\n" for line in kept))
 
 
-def _card(config: TrainingConfig, path: Path, errors: dict[str, float]) -> dict[str, Any]:
+def _card(
+    config: TrainingConfig, path: Path, entries: dict[str, Entry], errors: dict[str, float]
+) -> dict[str, Any]:
     git = ["git", "describe", "--always", "--dirty"]
     folder = Path(__file__).parent
     commit = subprocess.run(git, capture_output=True, text=True, check=False, cwd=folder)
-    entries = read_manifest(config.data)
     return {
         "command": f"taufree train {path}",
         "training": config.model_dump(mode="json", exclude={"model"}),
