@@ -42,7 +42,7 @@ test-slow: venv
 # Every step goes on where it was interrupted.
 weights: venv
 	$(TAUFREE) data build data
-	for run in ms2-base ms2-compounds ms2-crystals ms2-iterates ms2; do $(TAUFREE) train configs/$$run.toml || exit 1; done
+	for run in ms2-base ms2-compounds ms2-crystals ms2-iterates ms2-relaxation ms2; do $(TAUFREE) train configs/$$run.toml || exit 1; done
 
 lint: venv
 	$(BIN)/ruff check .
