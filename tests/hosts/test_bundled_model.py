@@ -181,6 +181,7 @@ def test_potential_is_the_derivative_of_the_energy(unrestricted: bool) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::taufree.errors.DomainWarning")  # pseudopotentials
 @pytest.mark.parametrize(
     ("symbol", "smearing"), [("Si", 0.0), ("Al", 0.1)], ids=["semiconductor", "metal"]
 )

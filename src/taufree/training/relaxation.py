@@ -11,7 +11,7 @@ until the energy lies below that of the parent's density by, to second order,
 where v and g are the surrogate's derivatives by ρ and ∇ρ, through attention, and the others are the
 parent's partial ones at the orbitals' τ. The integrals run over a whole grid: no noise of a draw.
 ΔE_x − E_relax, with ΔE_x that at the parent's density, is the error of the self-consistent energy,
-to a few percent of E_relax.
+to some tenth of E_relax.
 """
 
 from __future__ import annotations
