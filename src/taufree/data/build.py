@@ -115,7 +115,7 @@ def build(
         If the folder cannot be written, is in use by another build, or no scheduler answers.
     """
     out = out.absolute()
-    with locked(out):
+    with _locked(out):
         entries = read_manifest(out)
         tasks = []
         for system in sorted(systems, key=_cost, reverse=True):  # large ones first pack best
@@ -127,7 +127,7 @@ def build(
             else:
                 entries[system.name] = entry
         write_manifest(out, entries)
-        for entry in calculate_all(out, tasks, make, scheduler, workers, console):
+        for entry in _calculate_all(out, tasks, make, scheduler, workers, console):
             entries[entry.name] = entry
             write_manifest(out, entries)
     return entries
@@ -156,7 +156,7 @@ def _known(out: Path, entry: Entry | None, system: System, key: str) -> Entry | 
     return entry if entry.status == "failed" or is_intact(out, entry) else None
 
 
-def calculate_all(
+def _calculate_all(
     out: Path,
     tasks: Sequence[Task],
     make: Make,
@@ -239,7 +239,7 @@ def _leave_interrupt_to_parent() -> None:
 
 
 @contextmanager
-def locked(out: Path) -> Iterator[None]:
+def _locked(out: Path) -> Iterator[None]:
     """Keep a second build out of the folder, and clear what a killed one left half-written."""
     try:
         out.mkdir(parents=True, exist_ok=True)

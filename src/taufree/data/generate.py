@@ -23,7 +23,6 @@ MISSING = 2e-3  # largest relative error of ∫ρ: a density that its grid does 
 ITERATES = 3  # SCF cycles whose densities are kept beside the first guess
 RESPONSES = 2  # perturbed densities around the converged one, to train on
 ROTATIONS = 3  # those of turned orbitals, likewise
-BLOCK = 8_000  # points whose orbitals are evaluated at once
 
 
 class NotConvergedError(RuntimeError):

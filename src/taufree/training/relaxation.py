@@ -16,6 +16,7 @@ to some tenth of E_relax.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,7 +73,7 @@ class Molecules:
     """
 
     def __init__(
-        self, folder: Path, split: Split, level: int, parent: str, most_atoms: int = 99
+        self, folder: Path, split: Split, level: int, parent: str, most_atoms: float = math.inf
     ) -> None:
         self.folder, self.level, self.parent = folder, level, PARENTS[parent]
         self.entries = [
