@@ -17,7 +17,7 @@ import taufree
 from networks import random_rotation
 from reference import water_molecule
 from taufree.functional import Functional
-from taufree.hosts import pyscf as host
+from taufree.hosts import atomic_orbitals
 from taufree.hosts.single_point import Settings, mean_field
 from tolerances import (
     FINITE_DIFFERENCE,
@@ -151,7 +151,7 @@ def test_order_of_points_and_blocks(
         permuted = mf._numint.nr_rks(mol, grids, "MS2", dm)[1]
         assert permuted == pytest.approx(usual, abs=tolerance)
         with monkeypatch.context() as patch:
-            patch.setattr(host, "AO_BLOCK", 10 * host.BLKSIZE)
+            patch.setattr(atomic_orbitals, "POINTS", 10 * atomic_orbitals.BLKSIZE)
             mf._numint._cache = None
             assert mf._numint.nr_rks(mol, grids, "MS2", dm)[1] == pytest.approx(
                 usual, abs=tolerance

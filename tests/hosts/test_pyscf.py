@@ -18,6 +18,7 @@ from networks import random_functional
 from reference import hydroxyl_radical, water_molecule
 from taufree.errors import DomainWarning, UnsupportedError, UserError
 from taufree.functional import Functional
+from taufree.hosts import atomic_orbitals
 from taufree.hosts import pyscf as host
 from tolerances import (
     FINITE_DIFFERENCE,
@@ -271,7 +272,7 @@ def test_memory_blocks_and_order_change_nothing(
     n_points = len(kohn_sham(functional, water_molecule()).grids.build().weights)
     order = np.random.default_rng(0).permutation(n_points)
     assert energy(order=order) == pytest.approx(usual, abs=tolerance)
-    monkeypatch.setattr(host, "AO_BLOCK", 10 * host.BLKSIZE)
+    monkeypatch.setattr(atomic_orbitals, "POINTS", 10 * atomic_orbitals.BLKSIZE)
     assert energy() == pytest.approx(usual, abs=tolerance)
 
 
@@ -287,10 +288,10 @@ def test_orbitals_left_out_of_a_block_change_nothing(
     def integrals() -> tuple[float, Array, list[int]]:
         mf = kohn_sham(rough, mol)
         _, e, v = mf._numint.nr_rks(mol, mf.grids, mf.xc, dm if tagged else np.array(dm))
-        return e, v, [len(ao.functions) for _, ao in mf._numint._cache._kept]
+        return e, v, [len(block.functions) for block in mf._numint._cache.orbitals._kept]
 
     e, v, held = integrals()
-    monkeypatch.setattr(host, "AO_THRESHOLD", -1.0)
+    monkeypatch.setattr(atomic_orbitals, "THRESHOLD", -1.0)
     e_all, v_all, everything = integrals()
     assert set(everything) == {mol.nao} and min(held) < mol.nao
     assert e == pytest.approx(e_all, abs=SAME_INTEGRAL)
@@ -301,8 +302,8 @@ def test_small_memory_keeps_nothing(smooth: Functional, converged: Any) -> None:
     mf = kohn_sham(smooth)
     mf.max_memory = 1  # MB, less than the process has already
     assert mf.kernel() == pytest.approx(converged.e_tot, abs=SAME_INTEGRAL)
-    assert not mf._numint._cache._kept
-    assert converged._numint._cache._kept
+    assert not mf._numint._cache.orbitals._kept
+    assert converged._numint._cache.orbitals._kept
 
 
 def test_second_build_reuses_what_depends_on_geometry(rough: Functional, water_dm: Array) -> None:

@@ -147,11 +147,11 @@ class ExchangeCorrelation:
         The difference of two energies in float32 is noise as soon as the densities are close. From
         the derivatives it is not: E' − E = ½ Σ (∂E'/∂ρ + ∂E/∂ρ)(ρ' − ρ), to third order in ρ' − ρ.
         """
-        computed = told = float(exc @ self.weights)
+        computed = told = float((exc * self.weights).sum())
         if self._single:
             last = self._last
             if last is not None and abs(computed - last.computed) < NEAR:
-                told = last.told + 0.5 * np.vdot(derivative + last.derivative, rho - last.rho)
+                told = last.told + 0.5 * ((derivative + last.derivative) * (rho - last.rho)).sum()
             self._last = _Call(computed, told, rho.copy(), derivative)
             self.refine(told, PRECISE_BELOW)
         return told
@@ -201,7 +201,7 @@ class FrozenTau(ExchangeCorrelation):
 
     def energy(self, exc: np.ndarray, rho: np.ndarray, derivative: np.ndarray) -> float:
         """E_xc; what stands for its derivatives cannot tell its change."""
-        energy = float(exc @ self.weights)
+        energy = float((exc * self.weights).sum())
         self.refine(energy)
         return energy
 

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from taufree.functional import Functional
 from taufree.hosts import multigrid
+from taufree.hosts.atomic_orbitals import weighted_sum
 from taufree.hosts.domain import warn_unresolved
 from taufree.hosts.exchange_correlation import (
     ExchangeCorrelation,
@@ -296,7 +297,7 @@ class _GridCache:
             for d in range(len(flat)):
                 for f, matrix in zip(functions, m[d], strict=True):
                     if matrix is not None:
-                        rho[d, :, points] += torch.einsum("xmp,mp->xp", f, matrix @ f[0])
+                        rho[d, :, points] += (f * (matrix @ f[0])).sum(1)
         rho[:, 1:] *= 2
         return rho.reshape(*dms.shape[:2], 4, -1).numpy()
 
@@ -313,8 +314,7 @@ class _GridCache:
             for d, s in np.ndindex(len(wv), len(self.sets)):
                 if self.sets[s].potential:
                     f = functions[s]
-                    scaled = torch.einsum("xmp,xp->mp", f, wv[d, :, points])
-                    g[s][d].addmm_(f[0], scaled.T)
+                    g[s][d].addmm_(f[0], weighted_sum(f, wv[d, :, points]).T)
         real = all(s.real for s in self.sets) and not np.abs(self.out).max() > SAME_K
         v = np.empty((len(wv), len(self.out), nao, nao), float if real else complex)
         for s, matrix in zip(self.sets, g, strict=True):

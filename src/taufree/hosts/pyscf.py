@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from pyscf import dft, scf
 from pyscf.df.addons import predefined_auxbasis
 from pyscf.dft import numint
-from pyscf.gto.eval_gto import BLKSIZE
 from pyscf.pbc.gto import Cell
-from torch import Tensor
 
 from taufree.errors import UnsupportedError, UserError
 from taufree.functional import Functional
 from taufree.hosts import pbc
+from taufree.hosts.atomic_orbitals import AtomicOrbitals, DensityMatrix
 from taufree.hosts.domain import warn_unseen
 from taufree.hosts.exchange_correlation import EXCHANGE_CORRELATION, Partials, nuclei, same_xc
 from taufree.hosts.mean_field import layered, undressed
@@ -26,11 +21,6 @@ from taufree.hosts.response import Responding
 from taufree.model.storage import load_model
 
 KS = TypeVar("KS", bound=dft.rks.KohnShamDFT)
-
-AO_BLOCK = 20 * BLKSIZE
-"""Grid points whose AO values are contracted together; few, so that they lie close together."""
-AO_THRESHOLD = 1e-10
-"""Largest |χ| and |∇χ| in a block below which an atomic orbital is left out of it."""
 
 
 def deorbitalize(mf: KS, model: str | Functional = "ms2", potential: str = "ks") -> KS:
@@ -137,7 +127,7 @@ class DeorbitalizedNumInt(Responding, numint.NumInt):
         verbose: Any = None,
     ) -> tuple[Any, Any, np.ndarray]:
         """Electrons, E_xc and V_xc of one or several total density matrices, as in PySCF."""
-        n, e, v = self._integrate(mol, grids, xc_code, [dms], hermi, max_memory)
+        n, e, v = self._integrate(mol, grids, xc_code, [dms], max_memory)
         if np.ndim(dms) == 2:
             return n[0, 0], e[0], v[0, 0]
         return n[0], e, v[0]
@@ -156,7 +146,7 @@ class DeorbitalizedNumInt(Responding, numint.NumInt):
         """Electrons, E_xc and V_xc of spin-up and spin-down density matrices, as in PySCF."""
         # splits a total density matrix, and the orbitals that tag one (of ROKS too)
         channels = list(numint._format_uks_dm(dms))
-        n, e, v = self._integrate(mol, grids, xc_code, channels, hermi, max_memory)
+        n, e, v = self._integrate(mol, grids, xc_code, channels, max_memory)
         if np.ndim(channels[0]) == 2:
             return n[:, 0], e[0], v[:, 0]
         return n, e, v
@@ -167,13 +157,12 @@ class DeorbitalizedNumInt(Responding, numint.NumInt):
         grids: Any,
         xc_code: str,
         channels: list[np.ndarray],
-        hermi: int,
         max_memory: float,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Electrons (n_spin, n_set), energies (n_set,), matrices (n_spin, n_set, nao, nao)."""
         cache = self._grid_cache(mol, grids, xc_code, max_memory)
-        rho = self._density(cache, channels, hermi)  # (n_spin, n_set, 4, n_points)
-        nelec = rho[:, :, 0] @ grids.weights
+        rho = self._density(cache, channels)  # (n_spin, n_set, 4, n_points)
+        nelec = (rho[:, :, 0] * grids.weights).sum(-1)
         energies, derivatives = [], []
         for density in rho.swapaxes(0, 1):
             exc, derivative = cache.xc(density)
@@ -194,114 +183,35 @@ class DeorbitalizedNumInt(Responding, numint.NumInt):
         cache = self._cache
         if cache is None or not cache.serves(mol, grids):
             cache = _GridCache(self, mol, grids, max_memory=0)
-        return cache.xc.partials(self._density(cache, list(dms), hermi=1)[:, 0])
+        return cache.xc.partials(self._density(cache, list(dms))[:, 0])
 
-    def _density(self, cache: _GridCache, channels: list[np.ndarray], hermi: int) -> np.ndarray:
-        mol, grids = cache.mol, cache.grids
-        evaluators = [self._gen_rho_evaluator(mol, d, hermi, False, grids) for d in channels]
-        factors = [_factors(d) for d in channels]
-        rho = np.empty((len(channels), evaluators[0][1], 4, grids.weights.size))
-        for points, ao in cache.ao_blocks():
-            for s, (make_rho, n_set, _) in enumerate(evaluators):
-                for i in range(n_set):
-                    rho[s, i, :, points] = (
-                        make_rho(i, ao.values, ao.mask, "GGA")
-                        if ao.functions is None
-                        else _block_density(ao, *factors[s][i])
-                    )
+    def _density(self, cache: _GridCache, channels: list[np.ndarray]) -> np.ndarray:
+        matrices = [DensityMatrix.all_of(dms) for dms in channels]
+        rho = np.empty((len(channels), len(matrices[0]), 4, cache.grids.weights.size))
+        for block in cache.orbitals.blocks():
+            for s, i in np.ndindex(rho.shape[:2]):
+                rho[s, i, :, block.points] = block.density(matrices[s][i])
         return rho
 
     def _potential_matrix(self, cache: _GridCache, wv: np.ndarray) -> np.ndarray:
         """V_μν from derivatives (n_spin, n_set, 4 or 5, n_points), as of any GGA or meta-GGA."""
-        mol, grids = cache.mol, cache.grids
-        n_spin, n_set, nao = *wv.shape[:2], mol.nao
-        vmat = np.zeros((n_spin, n_set, nao, nao))
-        ao_loc = mol.ao_loc_nr()
-        pair_mask = mol.get_overlap_cond() < -np.log(self.cutoff)
-        cutoff = grids.cutoff * 1e2
-        n_bins = numint.NBINS * 2 - int(numint.NBINS * np.log(cutoff) / np.log(grids.cutoff))
+        vmat = np.zeros((*wv.shape[:2], cache.mol.nao, cache.mol.nao))
         wv[:, :, 0] *= 0.5  # the matrix and its transpose are added at the end
-        for points, ao in cache.ao_blocks():
-            for s, i in np.ndindex(n_spin, n_set):
-                block = np.ascontiguousarray(wv[s, i, :, points])
-                if ao.functions is not None:
-                    vmat[s, i][np.ix_(ao.functions, ao.functions)] += _block_matrix(ao, block)
-                    continue
-                chi, mask = ao.values, ao.mask
-                pairs = [(chi[0], numint._scale_ao_sparse(chi, block[:4], mask, ao_loc))]
-                for v in block[4:] / 4:  # ½ in τ = ½Σ|∇φ|²
-                    pairs += [(x, numint._scale_ao_sparse(x, v, mask, ao_loc)) for x in chi[1:]]
-                for bra, scaled in pairs:
-                    numint._dot_ao_ao_sparse(
-                        bra, scaled, None, n_bins, mask, pair_mask, ao_loc, 0, vmat[s, i]
-                    )
+        for block in cache.orbitals.blocks():
+            for s, i in np.ndindex(wv.shape[:2]):
+                block.add_matrix(wv[s, i, :, block.points], vmat[s, i])
         return vmat + vmat.swapaxes(-1, -2)
 
 
-@dataclass(frozen=True)
-class AtomicOrbitals:
-    """χ and ∇χ of a block of points.
-
-    Either PySCF screens them by ``mask``, and ``values`` is its (4, n_block, nao); or ``functions``
-    says which of them are not negligible, and ``values`` is (4, n_functions, n_block).
-    """
-
-    values: Any
-    mask: np.ndarray | None = None
-    functions: np.ndarray | None = None
-
-
-def _factors(dms: Any) -> list[tuple[Tensor, Tensor | None]]:
-    """What `_block_density` takes of each density matrix: its occupied orbitals if it has them."""
-    occupation = getattr(dms, "mo_occ", None)
-    if occupation is None or np.ndim(dms) != 2 or np.min(occupation) < 0:
-        dms = np.reshape(dms, (-1, *np.shape(dms)[-2:]))
-        return [(torch.from_numpy((d + d.T) / 2), None) for d in dms]
-    held = occupation > 0
-    orbitals = torch.from_numpy(dms.mo_coeff[:, held] * np.sqrt(occupation[held]))
-    return [(orbitals, orbitals)]
-
-
-def _block_density(ao: AtomicOrbitals, left: Tensor, right: Tensor | None) -> Tensor:
-    """ρ = Σ_k ψ_k ψ'_k and ∇ρ = 2 Σ_k ∇ψ_k ψ'_k at a block of points, (4, n_block).
-
-    ψ = ψ' are occupied orbitals; without them, ψ = χ and ψ' = Dχ of a symmetric density matrix.
-    """
-    chi = ao.values
-    part = left[ao.functions].to(chi)
-    if right is None:
-        psi, other = chi, part[:, ao.functions] @ chi[0]
-    else:
-        psi = part.T @ chi
-        other = psi[0]
-    rho = (psi * other).sum(1).double()
-    rho[1:] *= 2
-    return rho
-
-
-def _block_matrix(ao: AtomicOrbitals, wv: np.ndarray) -> np.ndarray:
-    """Half of V_μν of the block's functions: the other half is its transpose."""
-    chi, weights = ao.values, torch.from_numpy(wv).to(ao.values)
-    scaled = chi[0] * weights[0]
-    for x, v in zip(chi[1:], weights[1:4], strict=True):
-        scaled.addcmul_(x, v)
-    matrix = chi[0] @ scaled.T
-    for v in weights[4:] / 4:  # ½ in τ = ½Σ|∇φ|²
-        for x in chi[1:]:
-            matrix += x @ (x * v).T
-    return matrix.numpy()
-
-
 class _GridCache:
-    """AO values and neighbour lists of one molecule on one grid."""
+    """Orbitals and neighbour lists of one molecule on one grid."""
 
     def __init__(self, ni: DeorbitalizedNumInt, mol: Any, grids: Any, max_memory: float) -> None:
-        self.ni, self.mol, self.grids = ni, mol, grids
+        self.mol, self.grids = mol, grids
         kind = EXCHANGE_CORRELATION[ni.potential]
         self.xc = kind(ni.functional, grids.coords, grids.weights, nuclei(mol))
+        self.orbitals = AtomicOrbitals(ni, mol, grids, 0.8 * max_memory)
         self._env = mol._env.copy()
-        self._memory = 0.8 * max_memory * 1e6  # bytes left for values
-        self._kept: list[tuple[slice, AtomicOrbitals]] = []
 
     def serves(self, mol: Any, grids: Any) -> bool:
         return (
@@ -309,30 +219,3 @@ class _GridCache:
             and grids.coords is self.xc.coords
             and np.array_equal(mol._env, self._env)
         )
-
-    def ao_blocks(self) -> Iterator[tuple[slice, AtomicOrbitals]]:
-        """Points and what atomic orbitals are there, from memory as far as that goes."""
-        n = self.grids.weights.size
-        for i, start in enumerate(range(0, n, AO_BLOCK)):
-            if i < len(self._kept):
-                yield self._kept[i]
-                continue
-            points = slice(start, min(start + AO_BLOCK, n))
-            ao = self._orbitals(points)
-            self._memory -= ao.values.nbytes
-            if self._memory >= 0:
-                self._kept.append((points, ao))
-            yield points, ao
-
-    def _orbitals(self, points: slice) -> AtomicOrbitals:
-        part = copy.copy(self.grids)
-        part.coords, part.weights = self.grids.coords[points], self.grids.weights[points]
-        if self.grids.non0tab is not None:
-            part.non0tab = part.screen_index = self.grids.non0tab[points.start // BLKSIZE :]
-        loop = numint.NumInt.block_loop(self.ni, self.mol, part, deriv=1, blksize=AO_BLOCK)
-        values, mask, _, _ = next(loop)
-        if mask is not None:
-            return AtomicOrbitals(values, mask)
-        chi = torch.from_numpy(values).mT
-        functions = (chi.abs().amax((0, 2)) > AO_THRESHOLD).nonzero().squeeze(1)
-        return AtomicOrbitals(chi[:, functions].contiguous(), functions=functions.numpy())

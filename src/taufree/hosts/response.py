@@ -235,14 +235,13 @@ class Responding(Deorbitalizing):
         return np.concatenate(parts, axis=1)
 
     def _trial_density(self, cache: Any, dms: np.ndarray) -> np.ndarray:
-        """(n_spin, n_set, 4, n_points); only the symmetric part of a real matrix is a density."""
+        """(n_spin, n_set, 4, n_points), of real matrices."""
         if np.iscomplexobj(dms):
             raise UnsupportedError(
                 "Response to complex density matrices is not available for a deorbitalized "
                 "functional; use real orbitals."
             )
-        symmetric = (dms + dms.swapaxes(-1, -2)) / 2
-        return self._density(cache, list(symmetric), 1)
+        return self._density(cache, list(dms))
 
 
 def _libxc_kernel(xc_code: str, rho: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ PACKAGE = str(Path(taufree.__file__).parent)
 
 STAGES: dict[str, dict[str, str]] = {
     # function: {text in the line it is at ("": any): stage}; the innermost that is listed counts
+    "blocks": {"": "AO values"},
     "ao_blocks": {"": "AO values"},
     "geometry": {"": "neighbour lists, features"},
     "_density": {"": "density"},
