@@ -5,6 +5,13 @@ Heavy imports stand inside the commands, so that ``taufree --help`` is quick.
 
 from __future__ import annotations
 
+import os
+
+# before NumPy, PyTorch and PySCF come in: each has threads of its own, and those that wait for
+# work in a loop take the cores from the others (docs/performance.md)
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
 from pathlib import Path
 from typing import Annotated, Literal
 

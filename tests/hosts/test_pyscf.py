@@ -18,7 +18,7 @@ from networks import random_functional
 from reference import hydroxyl_radical, water_molecule
 from taufree.errors import DomainWarning, UnsupportedError, UserError
 from taufree.functional import Functional
-from taufree.hosts import atomic_orbitals
+from taufree.hosts import atomic_orbitals, exchange_correlation
 from taufree.hosts import pyscf as host
 from tolerances import (
     FINITE_DIFFERENCE,
@@ -296,6 +296,24 @@ def test_orbitals_left_out_of_a_block_change_nothing(
     assert set(everything) == {mol.nao} and min(held) < mol.nao
     assert e == pytest.approx(e_all, abs=SAME_INTEGRAL)
     np.testing.assert_allclose(v, v_all, atol=1e-8)
+
+
+def test_points_left_out_change_nothing(
+    monkeypatch: pytest.MonkeyPatch, rough: Functional, water_dm: Array
+) -> None:
+    """The threshold's own error, without the margin that a calculation has."""
+    monkeypatch.setattr(exchange_correlation, "MARGIN", 1.0)
+
+    def energy_and_points() -> tuple[float, int]:
+        mf = kohn_sham(rough, water_molecule())
+        e = mf._numint.nr_rks(mf.mol, mf.grids, mf.xc, water_dm)[1]
+        return float(e), len(mf._numint._cache.xc._geometry[0])
+
+    e, few = energy_and_points()
+    monkeypatch.setattr(exchange_correlation, "POINT_THRESHOLD", 0.0)
+    e_all, everything = energy_and_points()
+    assert few < everything
+    assert e == pytest.approx(e_all, abs=1e-8)
 
 
 def test_small_memory_keeps_nothing(smooth: Functional, converged: Any) -> None:

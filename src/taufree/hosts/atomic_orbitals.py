@@ -19,6 +19,9 @@ from torch import Tensor
 
 POINTS = 20 * BLKSIZE
 """Points of a block; few, so that they lie close together."""
+TOGETHER_MB = 128
+"""Memory for the blocks that PySCF evaluates at a time: its threads and PyTorch's, which wait for
+work in a loop, take the cores from each other whenever one follows the other."""
 THRESHOLD = 1e-10
 """Largest |χ| and |∇χ| in a block below which an atomic orbital is left out of it."""
 
@@ -95,33 +98,38 @@ class AtomicOrbitals:
 
     def __init__(self, ni: Any, mol: Any, grids: Any, max_memory: float) -> None:
         self.ni, self.mol, self.grids = ni, mol, grids
-        n_points = grids.weights.size
-        largest = 4 * mol.nao * min(POINTS, n_points)
-        self._evaluated, self._selected = np.empty(largest), _room(largest)
+        n_points, of_block = grids.weights.size, 4 * mol.nao * POINTS
+        together = max(1, int(TOGETHER_MB * 1e6 / 8 / of_block))
+        self._together = POINTS * min(together, math.ceil(n_points / POINTS))
+        self._evaluated, self._selected = _room(4 * mol.nao * self._together), _room(of_block)
         # one large piece costs fewer page faults; pages that are not touched take no memory
         most = min(max(0, int(max_memory * 1e6 / 8)), 4 * mol.nao * n_points)
         self._free = _room(most)
         self._kept: list[Block] = []
+        self._reaching: list[Tensor] = []
 
     def blocks(self) -> Iterator[Block]:
         """Every point of the grid once; a block that is not kept is overwritten by the next."""
         yield from self._kept
         n_points = self.grids.weights.size
-        for start in range(len(self._kept) * POINTS, n_points, POINTS):
-            points = slice(start, min(start + POINTS, n_points))
-            chi = self._evaluate(points)
-            peak = torch.maximum(chi.amax(2), -chi.amin(2)).amax(0)
-            functions = (peak > THRESHOLD).nonzero().squeeze(1)
-            shape = len(chi), len(functions), chi.shape[2]
-            size = math.prod(shape)
-            kept = start == len(self._kept) * POINTS and size <= len(self._free)
-            room = self._free if kept else self._selected
-            values = torch.index_select(chi, 1, functions, out=room[:size].view(shape))
-            block = Block(points, functions.numpy(), values)
-            if kept:
-                self._free = self._free[size:]
-                self._kept.append(block)
-            yield block
+        for start in range(len(self._kept) * POINTS, n_points, self._together):
+            several = self._evaluate(slice(start, min(start + self._together, n_points)))
+            for n, chi in enumerate(several.split(POINTS, 2), start // POINTS):
+                if n == len(self._reaching):
+                    peak = torch.maximum(chi.amax(2), -chi.amin(2)).amax(0)
+                    self._reaching.append((peak > THRESHOLD).nonzero().squeeze(1))
+                functions = self._reaching[n]
+                shape = len(chi), len(functions), chi.shape[2]
+                size = math.prod(shape)
+                kept = n == len(self._kept) and size <= len(self._free)
+                room = self._free if kept else self._selected
+                values = torch.index_select(chi, 1, functions, out=room[:size].view(shape))
+                points = slice(n * POINTS, n * POINTS + shape[2])
+                block = Block(points, functions.numpy(), values)
+                if kept:
+                    self._free = self._free[size:]
+                    self._kept.append(block)
+                yield block
 
     def _evaluate(self, points: slice) -> Tensor:
         """χ and ∇χ of all orbitals by PySCF's screened kernels, (4, nao, n_block)."""
@@ -133,7 +141,7 @@ class AtomicOrbitals:
             deriv=1,
             non0tab=None if screened is None else screened[points.start // BLKSIZE :],
             cutoff=grids.cutoff,
-            out=self._evaluated,
+            out=self._evaluated.numpy(),
         )
         return torch.from_numpy(values).mT
 

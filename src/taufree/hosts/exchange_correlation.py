@@ -22,6 +22,13 @@ Ha from the last: the rounding of float32, some 1e-8 Ha, begins to count."""
 PRECISE_BELOW = 1e-7
 """The same from which on the network runs in float64: PySCF's default ``conv_tol`` ends before."""
 
+POINT_THRESHOLD = 1e-11
+"""w ρ^(4/3) (Ha) of a point, about its LDA exchange, below which its exchange is left out: a fifth
+of a molecule's points, most of them close to a nucleus, with less than
+1e-8 Ha together."""
+MARGIN = 10
+"""Points by this factor below a threshold are evaluated too, so that the same serve all cycles."""
+
 
 @dataclass(frozen=True)
 class _Call:
@@ -110,7 +117,7 @@ class ExchangeCorrelation:
             tau = np.zeros_like(rho[:, :1])
             for s, channel in enumerate(channels):
                 tau[s, 0, points] = functional.tau(*channel, w, geometry).cpu() / n_spin
-            seen = n_spin * rho[:, :1] > RHO_THRESHOLD  # without τ̃ there is no correlation either
+            seen = self._seen(n_spin * rho[:, :1], points)
             rho = seen * np.concatenate([rho, tau], 1)
         exc, vxc = libxc_eff(functional.parent.correlation, rho)
         vxc = vxc * seen * self.weights
@@ -122,19 +129,27 @@ class ExchangeCorrelation:
 
     def geometry(self, rho: Tensor) -> tuple[Tensor, Geometry]:
         """Points that carry density, and their geometry; rho (n_spin, n_points)."""
-        density = rho.amax(0)
+        density = rho.amax(0).clamp_min(0.0)
+        exchange = torch.from_numpy(np.abs(self.weights)) * density ** (4 / 3)
         if self._geometry is not None:
-            left_out = density > RHO_THRESHOLD
+            left_out = (density > RHO_THRESHOLD) & (exchange > POINT_THRESHOLD)
             left_out[self._geometry[0]] = False
             if left_out.any():
                 self._geometry = None
         if self._geometry is None:
-            # a margin, so that the same points serve all cycles
-            points = (density > RHO_THRESHOLD / 100).nonzero().squeeze(1)
+            held = density > RHO_THRESHOLD / MARGIN
+            points = (held & (exchange > POINT_THRESHOLD / MARGIN)).nonzero().squeeze(1)
             device = self.functional.device
             coords = torch.from_numpy(self.coords)[points].to(device)
             self._geometry = points, self.functional.geometry(coords, *self._cell())
         return self._geometry
+
+    @staticmethod
+    def _seen(density: np.ndarray, points: Tensor) -> np.ndarray:
+        """Where there is a τ̃, and so a correlation that depends on it."""
+        evaluated = np.zeros(density.shape[-1], bool)
+        evaluated[points.numpy()] = True
+        return evaluated & (density > RHO_THRESHOLD)
 
     def _cell(self) -> tuple[Tensor, Tensor | None]:
         device, lattice = self.functional.device, self.lattice
@@ -192,7 +207,7 @@ class FrozenTau(ExchangeCorrelation):
             tau[s, 0, points] = tau_s.cpu() / n_spin
         seen: Any = 1.0
         if parent.correlation_needs_tau:
-            seen = n_spin * rho[:, :1] > RHO_THRESHOLD
+            seen = self._seen(n_spin * rho[:, :1], points)
             rho = seen * np.concatenate([rho, tau], 1)
         exc_c, vxc = libxc_eff(parent.correlation, rho)
         energy += rho[:, 0].sum(0) * exc_c
