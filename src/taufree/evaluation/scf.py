@@ -68,9 +68,10 @@ def evaluate(
     -------
     dict
         ``systems``: a list with ``name``, ``formula``, ``kind``, ``basis``; ``deorbitalized`` and
-        ``parent``, each with ``converged``, ``cycles``, ``energy_hartree``, ``dipole_debye`` (3),
-        ``gap_ev`` (orbital energies), ``energies_hartree`` (of every cycle), ``wall_s``, or
-        ``error`` in place of the numbers; and the differences to the parent ``de_total_mha``,
+        ``parent``, each with ``converged`` with default settings, ``rescued`` (a free atom, by
+        other means), ``cycles``, ``energy_hartree``, ``dipole_debye`` (3), ``gap_ev`` (orbital
+        energies), ``energies_hartree`` (of every cycle), ``wall_s``, or ``error`` in place of the
+        numbers; and the differences to the parent ``de_total_mha``,
         ``d_gap_ev``, ``d_dipole_debye`` (length of the difference vector) and
         ``atomization_kcal``, null where there is none. ``atoms``: the same of the free atoms.
         ``summary``: see `summary`.
@@ -153,7 +154,7 @@ def _line(system: System, runs: Mapping[Task, Run]) -> dict[str, Any]:
 
 def _energy_error(system: System, runs: Mapping[Task, Run]) -> float | None:
     deorbitalized, parent = (runs[system, which] for which in WHICH)
-    if not (deorbitalized["converged"] and parent["converged"]):
+    if not all(run["converged"] or run.get("rescued") for run in (deorbitalized, parent)):
         return None
     return float(deorbitalized["energy_hartree"] - parent["energy_hartree"])
 

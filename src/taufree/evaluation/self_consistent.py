@@ -26,6 +26,7 @@ from taufree.evaluation.workers import Run as Run
 from taufree.evaluation.workers import failed, run_all
 from taufree.files import write_atomic
 from taufree.functional import Functional
+from taufree.hosts import rescue
 from taufree.hosts.pyscf import deorbitalize
 from taufree.model.storage import fingerprint
 
@@ -147,6 +148,9 @@ def converge(
 ) -> Run:
     """One calculation, on one thread: the parent, or a functional in place of it.
 
+    A free atom that PySCF's default settings do not converge is converged by other means
+    (``rescued``), for the atomization energies of all its molecules depend on it.
+
     A crystal's density-fitting integrals are taken from the folder ``integrals``, or left there,
     and do not count in ``wall_s``.
     """
@@ -168,9 +172,13 @@ def converge(
         else:
             mf.kernel()
         wall = time.perf_counter() - start
+        by_itself, cycles = bool(mf.converged), int(mf.cycles)
+        if not by_itself and len(system.symbols) == 1 and not system.period:
+            rescue.converge(mf, mf.make_rdm1())
         return {
-            "converged": bool(mf.converged),
-            "cycles": int(mf.cycles),
+            "converged": by_itself,
+            "rescued": bool(mf.converged) and not by_itself,
+            "cycles": cycles,
             **(crystal_properties(mf) if system.period else _molecule_properties(mf)),
             "energies_hartree": energies,
             "wall_s": wall,

@@ -58,17 +58,14 @@ class Block:
     values: Tensor
 
     def density(self, dm: DensityMatrix) -> Tensor:
-        """ρ = Σ_k ψ_k ψ'_k and ∇ρ = 2 Σ_k ∇ψ_k ψ'_k, (4, n_block).
-
-        ψ = ψ' are occupied orbitals where they are few; else ψ = χ and ψ' = Dχ.
-        """
+        """ρ = Σ_μ χ_μ (Dχ)_μ and ∇ρ = 2 Σ_μ ∇χ_μ (Dχ)_μ, (4, n_block)."""
         chi, functions = self.values, self.functions
-        if dm.orbitals is not None and 4 * dm.orbitals.shape[1] < len(functions):
-            psi = dm.orbitals[functions].T @ chi
-            other = psi[0]
+        if dm.orbitals is not None and 2 * dm.orbitals.shape[1] < len(functions):
+            orbitals = dm.orbitals[functions]
+            d_chi = orbitals @ (orbitals.T @ chi[0])
         else:
-            psi, other = chi, dm.matrix[functions[:, None], functions] @ chi[0]
-        rho = (psi * other).sum(1)
+            d_chi = dm.matrix[functions[:, None], functions] @ chi[0]
+        rho = (chi * d_chi).sum(1)
         rho[1:] *= 2
         return rho
 
