@@ -24,6 +24,8 @@ from taufree.files import write_atomic
 INTERRUPTED = 130  # 128 + SIGINT, as shells do
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 """For progress and messages; standard output is for tables."""
+AGAIN = "Nothing was written; the same command starts again."
+"""What a command that keeps nothing says when it is interrupted."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -34,3 +34,9 @@ Smearing = Annotated[
 ]
 GridLevel = Annotated[int, typer.Option(min=0, max=9, help="PySCF's grid level.")]
 MaxMemory = Annotated[int | None, typer.Option(min=1, help="PySCF's memory limit, MB.")]
+Potential = Annotated[
+    Literal["ks", "gks"],
+    typer.Option(help="Full functional derivative, or the parent's partial ones at the model's τ."),
+]
+Scheduler = Annotated[str | None, typer.Option(metavar="ADDRESS", help="A running Dask scheduler.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Local processes, if not one a core.")]

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from taufree.console import Report, reported, stderr
+from taufree.console import AGAIN, Report, reported, stderr
 from taufree.errors import UserError
 from taufree.options import GridLevel, Json, MaxMemory, Model, Plot
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-AGAIN = "Nothing was written; the same command starts again."
 PLOT_FORMATS = {".svg", ".png", ".pdf"}
 
 bench = typer.Typer(help="Speed beside PBE, the parent and other networks.", no_args_is_help=True)
