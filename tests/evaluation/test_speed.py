@@ -91,7 +91,7 @@ def test_scf_converges_and_counts(bench):
 
 
 def test_scaling_measures_time_memory_and_the_fast_form(bench):
-    options = ["--family", "water", "--atoms", "3", "--atoms", "6", *SMALL]
+    options = ["--family", "water", "--atoms", "3", "--atoms", "6", "--parent-atoms", "6", *SMALL]
     result = bench("scaling", *options, molecule=False)
     assert [r["n_atoms"] for r in result["results"]] == [3, 6]
     assert set(result["exponents"]) == {"water"}
@@ -104,6 +104,7 @@ def test_scaling_measures_time_memory_and_the_fast_form(bench):
     again = bench("scaling", *options, "--atoms", "9", molecule=False)
     assert again["results"][:2] == result["results"]  # finished sizes are not measured again
     assert len(again["results"]) == 3
+    assert set(again["results"][2]["builds"]) == {"deorbitalized"}
 
 
 def test_train_times_every_part_of_a_step(bench):

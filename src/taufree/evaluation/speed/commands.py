@@ -146,6 +146,9 @@ def scaling(
     reference_atoms: Annotated[
         int, typer.Option(min=0, help="Compare energies with the reference form up to this size.")
     ] = 50,
+    parent_atoms: Annotated[
+        int, typer.Option(min=0, help="Run PBE and the parent too up to this size.")
+    ] = 160,
     plot: Plot = None,
     json: Json = None,
 ) -> Report:
@@ -160,6 +163,7 @@ def scaling(
         repeats=repeats,
         max_memory=max_memory,
         reference_atoms=reference_atoms,
+        parent_atoms=parent_atoms,
     )
     result = speed.bench_scaling(
         setup,

@@ -36,7 +36,8 @@ MARKERS = {"alkane": "o", "water": "s"}
 class Setup:
     """What is the same for all sizes; ``max_memory`` in MB.
 
-    Up to ``reference_atoms`` the fast form's energy is compared with the reference form's.
+    Up to ``reference_atoms`` the fast form's energy is compared with the reference form's; up to
+    ``parent_atoms`` PBE and the parent run too, which take minutes a build for more.
     """
 
     model: str
@@ -45,6 +46,7 @@ class Setup:
     repeats: int
     max_memory: int | None
     reference_atoms: int
+    parent_atoms: int
 
 
 def bench_scaling(
@@ -131,7 +133,12 @@ def measure_size(setup: Setup, family: str, n_atoms: int) -> dict[str, Any]:
 
     atoms = systems.family_member(family, n_atoms)
     fields, dm, memory = _first_builds(
-        atoms, functional, setup.basis, setup.grid_level, setup.max_memory
+        atoms,
+        functional,
+        setup.basis,
+        setup.grid_level,
+        setup.max_memory,
+        alone=len(atoms) > setup.parent_atoms,
     )
     functional.potential_s.clear()
     tasks = {name: lambda mf=mf: measure.xc_build(mf, dm) for name, mf in fields.items()}
@@ -162,14 +169,19 @@ def _first_builds(
     basis: str,
     grid_level: int,
     max_memory: int | None,
+    *,
+    alone: bool = False,
 ) -> tuple[dict[str, Any], np.ndarray, dict[str, float | None]]:
     """Each functional's first build and its peak memory; PySCF's own before the network's."""
     fields = measure.mean_fields(atoms, functional, basis, grid_level, max_memory)
     dm = fields[GGA].get_init_guess(key="minao")
     fields[GGA].initialize_grids(dm=dm)
+    grids = fields[GGA].grids
+    if alone:
+        fields = {DEORBITALIZED: fields[DEORBITALIZED]}
     memory: dict[str, float | None] = {}
     for name in [n for n in fields if n != DEORBITALIZED] + [DEORBITALIZED]:
-        fields[name].grids = fields[GGA].grids
+        fields[name].grids = grids
         with measure.PeakMemory() as peak:
             measure.xc_build(fields[name], dm)
         memory[name] = peak.mb
@@ -188,25 +200,28 @@ def reference_exchange(functional: measure.Stopwatch) -> float:
 
 def exponents(results: list[dict[str, Any]]) -> dict[str, float]:
     """Slopes of ln(time) and ln(memory) against ln(atoms), by least squares."""
-    atoms = [r["n_atoms"] for r in results]
-    if len(set(atoms)) < 2:
-        return {}
     fits = {}
-    for name, values in curves(results).items():
-        if all(value and value > 0 for value in values):
+    for name, (atoms, values) in curves(results).items():
+        if len(set(atoms)) > 1 and all(value and value > 0 for value in values):
             fits[name] = float(np.polyfit(np.log(atoms), np.log(values), 1)[0])
     return fits
 
 
-def curves(results: list[dict[str, Any]]) -> dict[str, list[float]]:
-    """What is fitted and drawn, by name: one number for each size."""
-    names = list(results[0]["builds"])
-    return {
-        NETWORK: [r[NETWORK]["median_s"] for r in results],
-        **{f"{n}, XC build": [r["builds"][n]["median_s"] for r in results] for n in names},
-        "geometry, once": [r["geometry_s"] for r in results],
-        **{f"{n}, memory": [r["memory_mb"][n] for r in results] for n in names},
-    }
+def curves(results: list[dict[str, Any]]) -> dict[str, tuple[list[int], list[float]]]:
+    """What is fitted and drawn, by name: numbers of atoms, and what was measured there."""
+    found: dict[str, tuple[list[int], list[float]]] = {}
+    for r in results:
+        measured = {
+            NETWORK: r[NETWORK]["median_s"],
+            **{f"{n}, XC build": build["median_s"] for n, build in r["builds"].items()},
+            "geometry, once": r["geometry_s"],
+            **{f"{n}, memory": mb for n, mb in r["memory_mb"].items()},
+        }
+        for name, value in measured.items():
+            atoms, values = found.setdefault(name, ([], []))
+            atoms.append(r["n_atoms"])
+            values.append(value)
+    return found
 
 
 def failure(result: dict[str, Any]) -> str | None:
@@ -236,8 +251,8 @@ def table(result: dict[str, Any]) -> Table:
                 f"{network:.3f}",
                 f"{1e6 * network / run['n_evaluated']:.2f}",
                 f"{run['geometry_s']:.3f}",
-                *(f"{run['builds'][n]['median_s']:.2f}" for n in functionals),
-                *(_megabytes(run["memory_mb"][n]) for n in functionals),
+                *(_seconds(run["builds"].get(n)) for n in functionals),
+                *(_megabytes(run["memory_mb"].get(n)) for n in functionals),
                 "" if difference is None else f"{difference:+.0e}",
             )
         powers = [fits.get(n) for n in (NETWORK, "geometry, once")]
@@ -246,6 +261,10 @@ def table(result: dict[str, Any]) -> Table:
         shown = ["" if k is None else f"{k:.2f}" for k in powers]
         table.add_row("exponent", "", "", shown[0], "", *shown[1:])
     return table
+
+
+def _seconds(build: dict[str, Any] | None) -> str:
+    return "" if build is None else f"{build['median_s']:.2f}"
 
 
 def _megabytes(mb: float | None) -> str:
@@ -258,11 +277,11 @@ def plot(result: dict[str, Any]) -> Figure:
     panels = dict(zip(("XC build", OWN, "memory"), figure.subplots(1, 3), strict=True))
     for family, fits in result["exponents"].items():
         runs = [r for r in result["results"] if r["family"] == family]
-        for name, values in curves(runs).items() if runs else ():
+        for name, (atoms, values) in curves(runs).items():
             panel = next((p for p in panels if name.endswith(p)), OWN)
             label = name.removesuffix(f", {panel}")
             panels[panel].loglog(
-                [r["n_atoms"] for r in runs],
+                atoms,
                 values,
                 marker=MARKERS.get(family, "^"),
                 linestyle="-" if family == "alkane" else "--",
