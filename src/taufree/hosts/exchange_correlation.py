@@ -23,9 +23,8 @@ PRECISE_BELOW = 1e-7
 """The same from which on the network runs in float64: PySCF's default ``conv_tol`` ends before."""
 
 POINT_THRESHOLD = 1e-11
-"""w ρ^(4/3) (Ha) of a point, about its LDA exchange, below which its exchange is left out: a fifth
-of a molecule's points, most of them close to a nucleus, with less than
-1e-8 Ha together."""
+"""w ρ^(4/3) (Ha) of a point, about its LDA exchange, below which its exchange is left out: a point
+close to a nucleus or far out, and all of them together less than 1e-8 Ha of a small molecule."""
 MARGIN = 10
 """Points by this factor below a threshold are evaluated too, so that the same serve all cycles."""
 
