@@ -65,7 +65,7 @@ def main() -> None:
         if sys.argv[3:] and entry.name not in sys.argv[3:]:
             continue
         molecule = molecules[which]
-        e_x, relaxation = energy_errors(model.network, molecule, create_graph=False)
+        e_x, relaxation = energy_errors(model.network, [molecule], create_graph=False)
         least = least_relaxation(model, molecule)
         mf = converge_parent(molecule.system)
         surrogate = taufree.deorbitalize(mf, model)

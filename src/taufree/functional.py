@@ -96,6 +96,10 @@ class Functional:
     def device(self) -> torch.device:
         return next(self.network.parameters()).device
 
+    def to(self, device: torch.device | str) -> Functional:
+        """The same functional with its network on ``device``: there it runs in every host."""
+        return Functional(copy.deepcopy(self.network).to(device), self.name, self.elements)
+
     def geometry(self, coords: Tensor, centers: Tensor, lattice: Tensor | None = None) -> Geometry:
         """Neighbour lists.
 

@@ -410,6 +410,19 @@ def test_density_fitting_before_and_after(smooth: Functional, converged: Any) ->
     assert before.e_tot == pytest.approx(converged.e_tot, abs=2e-3)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("kind", ["RKS", "UKS"])
+def test_the_same_on_a_gpu(smooth: Functional, kind: str) -> None:
+    mol = hydroxyl_radical() if kind == "UKS" else None
+    here, there = (kohn_sham(f, mol, kind) for f in (smooth, smooth.to("cuda")))
+    assert there.kernel() == pytest.approx(here.kernel(), abs=SAME_INTEGRAL_SINGLE)
+    forces = (mf.nuc_grad_method().kernel() for mf in (here, there))
+    np.testing.assert_allclose(*forces, rtol=0, atol=1e-5)
+    trial = random_symmetric(here.make_rdm1().shape)
+    answers = (mf.gen_response(hermi=1)(trial) for mf in (here, there))
+    np.testing.assert_allclose(*answers, rtol=0, atol=1e-4)
+
+
 def test_checkpoint_restart(smooth: Functional, converged: Any, tmp_path: Path) -> None:
     mf = kohn_sham(smooth)
     mf.chkfile = str(tmp_path / "water.chk")

@@ -171,8 +171,8 @@ def test_blocks_change_nothing(
     x, z = random(generator, 1300, 2), random(generator, 5, CONFIG.n_features, 3)
     m = token_map(*scene)
     c, f, blocks = m.to_tokens(x), m.to_points(z), len(list(m.blocks()))
-    monkeypatch.setattr(tokens, "BLOCK", block)
-    monkeypatch.setattr(tokens, "PAIRS", pairs)
+    for name, size in {"BLOCK": block, "GPU_BLOCK": block, "PAIRS": pairs}.items():
+        monkeypatch.setattr(tokens, name, size)
     assert len(list(m.blocks())) > blocks
     assert_close(m.to_tokens(x), c)
     assert_close(m.to_points(z), f)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tests.tolerances import SCREENING
 
 import taufree
@@ -13,6 +14,7 @@ from taufree.data.generate import converge_parent
 from taufree.data.splits import Split
 from taufree.data.systems import registry
 from taufree.errors import UserError
+from taufree.training import relaxation
 from taufree.training.relaxation import Molecule, Molecules, energy_errors
 
 SECOND_ORDER = 0.25
@@ -39,9 +41,41 @@ def test_relaxation_is_that_of_pyscf_matrices(folder: Path, name: str) -> None:
     for error, orbitals in zip(errors, drawn.channels, strict=True):
         turned = orbitals.empty.numpy().T @ error @ orbitals.occupied.numpy()
         expected += 2 / len(errors) * (turned**2 / orbitals.gap.numpy()).sum()
-    e_x, relaxation = energy_errors(model.network, drawn, create_graph=False)
+    e_x, relaxation = energy_errors(model.network, [drawn], create_graph=False)
     assert relaxation.item() == pytest.approx(expected, rel=1e-5)  # points below 1e-12 are left out
     assert e_x.item() == pytest.approx(ours[1] - parents[1], abs=SCREENING)
+
+
+def test_molecules_together_are_as_one_by_one(folder: Path) -> None:
+    model = taufree.load_model("ms2").double()
+    drawn = [molecule(folder, "LiH"), molecule(folder, "Li")]
+    together = energy_errors(model.network, drawn, create_graph=False)
+    alone = [energy_errors(model.network, [m], create_graph=False) for m in drawn]
+    for a, b in zip(together, zip(*alone, strict=True), strict=True):
+        torch.testing.assert_close(a, torch.cat(b), rtol=1e-9, atol=1e-11)
+
+
+def test_molecules_prepared_by_processes_are_the_same(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relaxation, "A_PROCESS", 1)
+    monkeypatch.setattr(relaxation, "CPU_COUNT", 2)
+    model, molecules = taufree.load_model("ms2"), Molecules(folder, "train", 0, "ms2")
+    molecules.prepare(torch.device("cpu"))
+    for entry, prepared in zip(molecules.entries, molecules, strict=True):
+        pair = [prepared, molecule(folder, entry.name)]
+        e_x, relax = energy_errors(model.network, pair, create_graph=False)
+        assert e_x[0].item() == pytest.approx(e_x[1].item(), abs=1e-7)
+        assert relax[0].item() == pytest.approx(relax[1].item(), rel=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_the_same_on_a_gpu(folder: Path) -> None:
+    network, drawn = taufree.load_model("ms2").double().network, molecule(folder, "Li")
+    here = energy_errors(network, [drawn], create_graph=False)
+    there = energy_errors(network.cuda(), [drawn.on(torch.device("cuda"))], create_graph=False)
+    for a, b in zip(here, there, strict=True):
+        torch.testing.assert_close(b.cpu(), a, rtol=1e-4, atol=1e-8)  # orbitals in float32 there
 
 
 def test_it_tells_how_far_self_consistency_leads(folder: Path) -> None:
@@ -54,7 +88,7 @@ def test_it_tells_how_far_self_consistency_leads(folder: Path) -> None:
     start = surrogate.energy_tot(mf.make_rdm1())
     lowering = start - surrogate.kernel(mf.make_rdm1())
     drawn = molecule(folder, "NH", "validation")
-    _, relaxation = energy_errors(model.network, drawn, create_graph=False)
+    _, relaxation = energy_errors(model.network, [drawn], create_graph=False)
     assert lowering == pytest.approx(relaxation.item(), rel=SECOND_ORDER)
 
 

@@ -82,7 +82,7 @@ class Deorbitalized:
     to_gks = refused(
         "Non-collinear spin (GKS) is", "use to_uks(), or the parent, dft.GKS(mol, xc=mf.xc)"
     )
-    to_gpu = refused("gpu4pyscf is", "the network itself runs on a GPU: model.network.to('cuda')")
+    to_gpu = refused("gpu4pyscf is", "the network itself runs on one: load_model('ms2').to('cuda')")
     multigrid_numint = refused(
         "A change to multigrid integration is", "call multigrid_numint() first, then deorbitalize()"
     )

@@ -43,11 +43,15 @@ SPREAD = (
 )
 """Shifts and masks that set the bits of an integer three apart."""
 BLOCK = 256
-"""Tiles whose points go through the experts together."""
+"""Tiles whose points go through the experts together: what a CPU's cache holds."""
+GPU_BLOCK = 4096
+"""The same on other devices, which are kept busy by much at once."""
 SUBNORMAL = 1e-15
 """Values below this gather as zero: times a Gaussian they would be subnormal, and slow."""
-PAIRS = 4096
+PAIRS = 16_384
 """Pairs of tile and token whose features the PyTorch form makes at once."""
+MOVING_PAIRS = 256
+"""The same where autograd keeps what it went through."""
 
 
 def gaussian_exponents(config: ModelConfig) -> Tensor:
@@ -160,8 +164,9 @@ class TokenMap:
 
     def blocks(self) -> Iterator[tuple[Tensor, slice]]:
         """Indices of the grid points in each block of tiles, and its tiles."""
-        for start in range(0, self.n_tiles, BLOCK):
-            tiles = slice(start, min(start + BLOCK, self.n_tiles))
+        size = BLOCK if self._compiled else GPU_BLOCK
+        for start in range(0, self.n_tiles, size):
+            tiles = slice(start, min(start + size, self.n_tiles))
             yield self.order[start * TILE : tiles.stop * TILE], tiles
 
     def to_tokens(self, x: Tensor) -> Tensor:
@@ -225,8 +230,8 @@ class TokenMap:
             x_tiles = self._tiled(x[points], tiles)
             force = x_tiles.new_zeros(len(x_tiles), 3, TILE)
             first, last = (int(self.pointer[t]) for t in (tiles.start, tiles.stop))
-            for start in range(first, last, PAIRS // 16):  # autograd keeps what it went through
-                pairs = slice(start, min(start + PAIRS // 16, last))
+            for start in range(first, last, MOVING_PAIRS):
+                pairs = slice(start, min(start + MOVING_PAIRS, last))
                 tile, token = self.tile[pairs] - tiles.start, self.token[pairs]
                 r = self.points[self.tile[pairs]] - self.position[pairs, :, None]
                 with torch.enable_grad():

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ from taufree.training.samples import Batch, Densities, families_of, scaled_recor
 Chance = NDArray[np.float64]
 LOG_EVERY = 10
 """Steps between looks at the losses: each waits for the device."""
+READERS = 8
+"""Threads that read records; their checksums take as long as all else."""
 
 
 def train(config_path: Path, *, resume: bool = True) -> dict[str, Any]:
@@ -83,7 +86,9 @@ def train(config_path: Path, *, resume: bool = True) -> dict[str, Any]:
     train_set = load_densities(config, "train", fabric.device)
     chance, rank, n_ranks = chances(train_set, config.shares), fabric.global_rank, fabric.world_size
     validation_set = load_densities(config, "validation", fabric.device)
-    molecules, validation_molecules = _molecules(config, "train"), _molecules(config, "validation")
+    molecules, validation_molecules = (
+        _molecules(config, split, fabric.device) for split in ("train", "validation")
+    )
 
     module, *wrapped = fabric.setup(losses, *optimizers)
     with _progress(fabric.is_global_zero) as progress:
@@ -91,7 +96,7 @@ def train(config_path: Path, *, resume: bool = True) -> dict[str, Any]:
         while step < config.steps:
             batch = draw_batch(step, train_set, chance, config, rank, n_ranks)
             set_learning_rate(wrapped, config.learning_rate * schedule(step, config))
-            terms = module(batch, draw_molecule(step, molecules, config, rank, n_ranks))
+            terms = module(batch, draw_molecules(step, molecules, config, rank, n_ranks))
             fabric.backward(terms["total"])
             torch.nn.utils.clip_grad_norm_(losses.parameters(), config.max_gradient)
             for optimizer in wrapped:
@@ -148,18 +153,19 @@ def draw_batch(
     return densities.draw(families, config.points_per_density, seed)
 
 
-def draw_molecule(
+def draw_molecules(
     step: int,
     molecules: Molecules | None,
     config: TrainingConfig,
     rank: int = 0,
     n_ranks: int = 1,
-) -> Molecule | None:
-    """The whole molecule of a step; it depends on seed, step and rank."""
+) -> list[Molecule]:
+    """The whole molecules of a step; they depend on seed, step and rank."""
     if molecules is None:
-        return None
+        return []
     rng = np.random.default_rng([config.seed, step, rank, n_ranks])
-    return molecules[int(rng.choice(len(molecules), p=chances(molecules, config.shares)))]
+    chance = chances(molecules, config.shares)
+    return [molecules[k] for k in rng.choice(len(molecules), config.molecules_per_step, p=chance)]
 
 
 def chances(systems: Densities | Molecules, shares: dict[str, float]) -> Chance:
@@ -218,8 +224,8 @@ def load_densities(config: TrainingConfig, split: Split, device: torch.device) -
 
 def _records(config: TrainingConfig, split: Split) -> Iterator[list[ReferenceDensity]]:
     """Of each system; to train on, G2 densities once more, uniformly scaled."""
-    for entry in entries_of(config.data, split):
-        records = load_record(config.data / entry.file, config.levels, sha256=entry.sha256)
+    entries = entries_of(config.data, split)
+    for entry, records in zip(entries, _read_ahead(config, entries), strict=True):
         if split == "validation":
             records = [record for record in records if record.density_kind == "converged"]
         yield records
@@ -228,11 +234,32 @@ def _records(config: TrainingConfig, split: Split) -> Iterator[list[ReferenceDen
             yield [scaled_record(first)]
 
 
-def _molecules(config: TrainingConfig, split: Split) -> Molecules | None:
+def _read_ahead(
+    config: TrainingConfig, entries: Sequence[Entry]
+) -> Iterator[list[ReferenceDensity]]:
+    """Records of each entry, in their order; the next ones are read meanwhile."""
+
+    def read(entry: Entry) -> list[ReferenceDensity]:
+        return load_record(config.data / entry.file, config.levels, sha256=entry.sha256)
+
+    with ThreadPoolExecutor(READERS) as pool:
+        reading: deque[Future[list[ReferenceDensity]]] = deque()
+        for entry in entries:
+            reading.append(pool.submit(read, entry))
+            if len(reading) > READERS:
+                yield reading.popleft().result()
+        while reading:
+            yield reading.popleft().result()
+
+
+def _molecules(config: TrainingConfig, split: Split, device: torch.device) -> Molecules | None:
     if not config.relaxation_weight:
         return None
     level, most_atoms = min(config.levels), config.relaxation_atoms
-    return Molecules(config.data, split, level, config.model.parent, most_atoms)
+    molecules = Molecules(config.data, split, level, config.model.parent, most_atoms)
+    with stderr.status(f"orbitals of {split} molecules"):
+        molecules.prepare(device)
+    return molecules
 
 
 @torch.no_grad()
@@ -255,9 +282,9 @@ def validate(
         "l1_mha": sum(absolute.values()) / len(absolute),
     }
     if molecules is not None:
-        whole = (molecules[k] for k in range(len(molecules)))
-        found = [energy_errors(losses.network, m, create_graph=False) for m in whole]
-        e_x, relaxation = 1e3 * torch.tensor(found, dtype=torch.float64).T
+        each = ([molecules[k]] for k in range(len(molecules)))
+        found = [energy_errors(losses.network, m, create_graph=False) for m in each]
+        e_x, relaxation = (1e3 * torch.cat(x) for x in zip(*found, strict=True))
         errors["relaxation_mha"] = relaxation.mean().item()
         errors["self_consistent_mha"] = (e_x - relaxation).abs().mean().item()
     return errors

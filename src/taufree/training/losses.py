@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -31,8 +33,8 @@ class Losses(nn.Module):
     of the same system on the same points: the error of ∫ (δE_x/δρ) δρ, which decides where
     self-consistency leads. 4. ``derivatives``: ∫ |LDA| (|Δ∂F_x/∂α| + p |Δ∂F_x/∂p|) per electron,
     the parent's partial derivatives at α̃ against those at α. 5. ``relaxation``: E_relax per
-    electron of a whole molecule, see `taufree.training.relaxation`. 6. ``self_consistent``:
-    |ΔE_x − E_relax| per electron of the same molecule, weighed as ``energy``. 7. ``balance``:
+    electron of whole molecules, see `taufree.training.relaxation`. 6. ``self_consistent``:
+    |ΔE_x − E_relax| per electron of the same molecules, weighed as ``energy``. 7. ``balance``:
     squared departure of each expert's share of the electrons from an even one.
     """
 
@@ -41,7 +43,7 @@ class Losses(nn.Module):
         self.network = network
         self.config = config
 
-    def forward(self, batch: Batch, molecule: Molecule | None = None) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, molecules: Sequence[Molecule] = ()) -> dict[str, Tensor]:
         """Every term and their weighted sum ``total``."""
         alpha, gates = self.alpha(batch)
         p, lda, known = batch.known.double().unbind(2)
@@ -59,11 +61,12 @@ class Losses(nn.Module):
             by_p, by_alpha = ((a - b).abs() for a, b in zip(slopes, parent_slopes, strict=True))
             size = (lda * per_electron).abs() * (by_alpha + p * by_p)
             terms["derivatives"] = size.sum(1).mean()
-        if molecule is not None:
-            e_x, relaxation = energy_errors(self.network, molecule, create_graph=True)
-            terms["relaxation"] = relaxation / molecule.system.n_electrons
-            whole = (e_x - relaxation) / molecule.system.n_electrons
-            terms["self_consistent"] = _size(whole.expand(2), ENERGY_SCALE)
+        if molecules:
+            e_x, relaxation = energy_errors(self.network, molecules, create_graph=True)
+            electrons = e_x.new_tensor([m.system.n_electrons for m in molecules])
+            terms["relaxation"] = (relaxation / electrons).mean()
+            whole = (e_x - relaxation) / electrons
+            terms["self_consistent"] = _size(whole.expand(2, -1), ENERGY_SCALE).mean()
         rho = (lda / C_X) ** 0.75
         used = (per_electron * rho / len(rho)).flatten() @ gates.double()
         terms["balance"] = ((used - 1 / len(used)) ** 2).sum()

@@ -17,21 +17,25 @@ to some tenth of E_relax.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import scipy.linalg
 import torch
+from dask.system import CPU_COUNT
+from distributed import as_completed
 from numpy.typing import NDArray
 from pyscf import dft
 from torch import Tensor
 
+from taufree.data.build import dask_client
 from taufree.data.generate import mean_field
 from taufree.data.orbitals import SMALLEST_GAP
 from taufree.data.reparent import with_parent
 from taufree.data.splits import Split
-from taufree.data.store import entries_of, load_orbitals, load_record
+from taufree.data.store import Entry, entries_of, load_orbitals, load_record
 from taufree.data.systems import System, registry
 from taufree.errors import UserError
 from taufree.functional import Functional, hold, leaf
@@ -43,6 +47,12 @@ from taufree.quantities import GridDensity
 Array = NDArray[np.float64]
 
 
+APART = 500.0
+"""Distance (bohr) between densities that are evaluated as one: they do not see each other."""
+A_PROCESS = 8
+"""Molecules that are worth a process of their own to prepare them."""
+
+
 @dataclass(frozen=True)
 class Orbitals:
     """Of one spin channel, orthonormal, each set diagonal in h + J + V_x; float64."""
@@ -52,19 +62,44 @@ class Orbitals:
     gap: Tensor  # ε_a − ε_i, (n_empty, n_occupied)
     target: Tensor  # the parent's ∫ [...] above, (n_empty, n_occupied)
 
+    def to(self, device: torch.device) -> Orbitals:
+        """The same on ``device``."""
+        return Orbitals(*(x.to(device) for x in vars(self).values()))
+
 
 @dataclass(frozen=True)
 class Molecule:
-    """The parent's converged density on one grid; None stands for a channel with nothing to mix."""
+    """The parent's converged density on one grid; None stands for a channel with nothing to mix.
+
+    ``chi`` is what `atomic_orbitals` gives, in float32; None: to be evaluated when needed.
+    """
 
     system: System
     density: GridDensity
     e_x: float  # the parent's
     channels: list[Orbitals | None]
+    chi: Tensor | None = None
+
+    def on(self, device: torch.device) -> Molecule:
+        """The same on a GPU, where atomic orbitals are kept: it would wait for them every time."""
+        return replace(
+            self,
+            density=self.density.to(device),
+            channels=[o and o.to(device) for o in self.channels],
+            chi=atomic_orbitals(self.system, self.density).float().to(device),
+        )
+
+    @property
+    def atomic_orbitals(self) -> Tensor:
+        """χ and ∇χ on the grid, (4, n_points, n_ao), float64."""
+        kept = self.chi
+        return atomic_orbitals(self.system, self.density) if kept is None else kept.double()
 
 
 class Molecules:
-    """Molecules of a split on one grid level, to be drawn whole; read when first drawn.
+    """Molecules of a split on one grid level, to be drawn whole.
+
+    They are prepared when first drawn, or all at once by `prepare`.
 
     Raises
     ------
@@ -75,7 +110,8 @@ class Molecules:
     def __init__(
         self, folder: Path, split: Split, level: int, parent: str, most_atoms: float = math.inf
     ) -> None:
-        self.folder, self.level, self.parent = folder, level, PARENTS[parent]
+        self.folder, self.level, self.parent = folder, level, parent
+        self.device = torch.device("cpu")
         self.entries = [
             entry
             for entry in entries_of(folder, split)
@@ -91,14 +127,37 @@ class Molecules:
 
     def __getitem__(self, which: int) -> Molecule:
         if which not in self._known:
-            entry = self.entries[which]
-            system, path = registry()[entry.name], self.folder / entry.file
-            (record,) = load_record(path, [self.level], ["converged"], entry.sha256)
-            factor = load_orbitals(path, "converged")
-            channels = orbitals_of(system, record.density, record.tau, factor, self.parent)
-            e_x = with_parent(record, self.parent.xc).e_x.item()
-            self._known[which] = Molecule(system, record.density, e_x, channels)
+            self._keep(which, _molecule(self.folder, self.entries[which], self.level, self.parent))
         return self._known[which]
+
+    def prepare(self, device: torch.device) -> None:
+        """Prepare all of them for ``device``, several at once where they are many."""
+        self.device = device
+        processes = min(CPU_COUNT, len(self) // A_PROCESS)
+        if processes < 2:
+            return
+        with dask_client(None, processes) as client:
+            tasks = {
+                client.submit(_molecule, self.folder, entry, self.level, self.parent): which
+                for which, entry in enumerate(self.entries)
+            }
+            for future, molecule in as_completed(tasks, with_results=True):
+                self._keep(tasks[future], molecule)
+                future.release()
+
+    def _keep(self, which: int, molecule: Molecule) -> None:
+        on_cpu = self.device.type == "cpu"
+        self._known[which] = molecule if on_cpu else molecule.on(self.device)
+
+
+def _molecule(folder: Path, entry: Entry, level: int, parent: str) -> Molecule:
+    system, path = registry()[entry.name], folder / entry.file
+    (record,) = load_record(path, [level], ["converged"], entry.sha256)
+    factor = load_orbitals(path, "converged")
+    form = PARENTS[parent]
+    channels = orbitals_of(system, record.density, record.tau, factor, form)
+    e_x = with_parent(record, form.xc).e_x.item()
+    return Molecule(system, record.density, e_x, channels)
 
 
 def orbitals_of(
@@ -166,24 +225,40 @@ def between(chi: Tensor, v: Tensor, g: Tensor, occupied: Tensor, empty: Tensor) 
 
 
 def energy_errors(
-    network: Network, molecule: Molecule, *, create_graph: bool
+    network: Network, molecules: Sequence[Molecule], *, create_graph: bool
 ) -> tuple[Tensor, Tensor]:
-    """ΔE_x and E_relax of a molecule (Ha), differentiable by the network's parameters."""
-    density = molecule.density.to(next(network.parameters()).device)
-    functional, weights = Functional(network), density.weights
-    geometry = functional.geometry(density.coords, density.centers)
-    chi = atomic_orbitals(molecule.system, molecule.density).to(weights.device)
-    e_x, relaxation = weights.new_zeros(()), weights.new_zeros(())
-    for (rho, grad_rho), orbitals in zip(density.unpolarized, molecule.channels, strict=True):
-        n, g = leaf(rho), leaf(grad_rho)
-        with torch.enable_grad():
-            energy = weights @ functional.energy_density(n, g, weights, geometry)
-        e_x = e_x + (energy if create_graph else energy.detach()) / density.n_spin
-        if orbitals is None:
-            continue
-        vrho, vgrad = torch.autograd.grad(energy, (n, g), create_graph=create_graph)
-        spaces = orbitals.occupied, orbitals.empty, orbitals.gap, orbitals.target
-        occupied, empty, gap, target = (x.to(weights.device) for x in spaces)
-        error = between(chi, vrho, vgrad, occupied, empty) - target
-        relaxation = relaxation + 2 / density.n_spin * (error.square() / gap).sum()
-    return e_x - molecule.e_x, relaxation
+    """ΔE_x and E_relax of molecules (Ha), (n_molecules,), differentiable by the parameters.
+
+    All spin channels of all of them are evaluated as one density, far apart.
+    """
+    functional = Functional(network)
+    channels = [
+        (which, *fields, orbitals)
+        for which, m in enumerate(molecules)
+        for fields, orbitals in zip(m.density.unpolarized, m.channels, strict=True)
+    ]
+    densities = [molecules[which].density for which, *_ in channels]
+    apart = [APART * k for k in range(len(channels))]
+    coords = torch.cat([d.coords + z for d, z in zip(densities, apart, strict=True)])
+    centers = torch.cat([d.centers + z for d, z in zip(densities, apart, strict=True)])
+    weights = torch.cat([d.weights for d in densities])
+    n, g = (leaf(torch.cat(fields)) for fields in list(zip(*channels, strict=True))[1:3])
+    with torch.enable_grad():
+        geometry = functional.geometry(coords, centers)
+        energy = weights * functional.energy_density(n, g, weights, geometry)
+        potential = torch.autograd.grad(energy.sum(), (n, g), create_graph=create_graph)
+    if not create_graph:
+        energy = energy.detach()
+    e_x = [-weights.new_tensor(m.e_x) for m in molecules]
+    relaxation = [weights.new_zeros(()) for _ in molecules]
+    sizes = [len(d.weights) for d in densities]
+    parts = (x.split(sizes) for x in (energy, *potential))
+    chi = [m.atomic_orbitals for m in molecules]
+    for (which, *_, orbitals), e, vrho, vgrad in zip(channels, *parts, strict=True):
+        n_spin = molecules[which].density.n_spin
+        e_x[which] = e_x[which] + e.sum() / n_spin
+        if orbitals is not None:
+            fock = between(chi[which], vrho, vgrad, orbitals.occupied, orbitals.empty)
+            size = ((fock - orbitals.target).square() / orbitals.gap).sum()
+            relaxation[which] = relaxation[which] + 2 / n_spin * size
+    return torch.stack(e_x), torch.stack(relaxation)

@@ -84,48 +84,45 @@ def families_of(
 def _family(
     records: list[ReferenceDensity], spin: int, config: ModelConfig, device: torch.device | str
 ) -> Family:
-    first = records[0].density.to(device)
-    scale, coords, weights = first.n_spin, first.coords, first.weights
-    tokens, positions = images(first.centers, first.lattice, coords, config.cutoff)
+    first = records[0].density
+    coords, centers, weights = (x.to(device) for x in (first.coords, first.centers, first.weights))
+    lattice = None if first.lattice is None else first.lattice.to(device)
+    tokens, positions = images(centers, lattice, coords, config.cutoff)
     near = torch.stack([(coords - r).norm(dim=1).min() for r in positions]) < config.cutoff
     tokens, positions = tokens[near], positions[near]
-    densities = [record.density.to(device) for record in records]
-    fields = [hold(scale * d.rho[spin], scale * d.grad_rho[spin]) for d in densities]
-    electrons = [weights * rho * held for rho, _, held in fields]
-    s = [reduced_gradient(rho, grad_rho) for rho, grad_rho, _ in fields]
-    values = torch.cat([token_values(a, m) for a, m in zip(s, electrons, strict=True)], 1)
-    token_map = TokenMap(config, coords, len(first.centers), tokens, positions)
+    fields = [(r.density.rho[spin], r.density.grad_rho[spin], r.tau[spin]) for r in records]
+    rho, grad_rho, tau = (  # of all densities, one after the other
+        first.n_spin * torch.cat(field).to(device) for field in zip(*fields, strict=True)
+    )
+    rho, grad_rho, held = hold(rho, grad_rho)
+    electrons = weights.repeat(len(records)) * rho * held
+    s = reduced_gradient(rho, grad_rho)
+    p, lda = (s * s).sum(1), lda_exchange(rho) * held
+    alpha = iso_orbital_indicator(rho, grad_rho.square().sum(1) * held, tau * held)
+    known = torch.stack([p, lda, alpha], 1).float().split(len(weights))
+    local = local_inputs(rho, s).float().split(len(weights))
+    values = torch.cat(token_values(s, electrons).split(len(weights)), 1)
+    token_map = TokenMap(config, coords, len(centers), tokens, positions)
     seen = token_map.to_tokens(values).float().split(2, -1)
-    members = []
-    for k, (rho, _, held) in enumerate(fields):
-        sigma = (scale * densities[k].grad_rho[spin]).square().sum(1) * held
-        tau = scale * records[k].tau[spin].to(device) * held
-        alpha = iso_orbital_indicator(rho, sigma, tau)
-        lda = lda_exchange(rho) * held
-        members.append(
-            Member(
-                electrons=float(electrons[k].sum()),
-                moved=float((electrons[k] - electrons[0]).abs().sum() / electrons[0].sum()),
-                seen=seen[k],
-                local=local_inputs(rho, s[k]).float(),
-                known=torch.stack([(s[k] * s[k]).sum(1), lda, alpha], 1).float(),
-            )
-        )
-    energy = weights * members[0].known[:, 1]
+    of_density = electrons.view(len(records), -1)
+    counts = of_density.sum(1).tolist()
+    moved = ((of_density - of_density[0]).abs().sum(1) / of_density[0].sum()).tolist()
+    members = [Member(*each) for each in zip(counts, moved, seen, local, known, strict=True)]
+    energy = weights * known[0][:, 1]
     # some Lebedev grids have negative weights
-    chance = electrons[0].abs() / electrons[0].abs().sum() + energy.abs() / energy.abs().sum()
+    chance = of_density[0].abs() / of_density[0].abs().sum() + energy.abs() / energy.abs().sum()
     record = records[0]
     return Family(
         density=f"{record.name} {record.grid_level}",
         kind=record.kind,
-        share=1 / scale,
-        coords=(coords - first.centers[0]).float(),
+        share=1 / first.n_spin,
+        coords=(coords - centers[0]).float(),
         weights=weights,
         chance=chance / 2,
         tokens=tokens,
-        positions=(positions - first.centers[0]).float(),
-        bonds=bonds_between(first.centers, first.lattice, config.cutoff),
-        n_tokens=len(first.centers),
+        positions=(positions - centers[0]).float(),
+        bonds=bonds_between(centers, lattice, config.cutoff),
+        n_tokens=len(centers),
         members=members,
     )
 

@@ -35,6 +35,7 @@ def xc(
     ] = None,
     model: Model = "ms2",
     grid_level: GridLevel = 3,
+    device: Annotated[str, typer.Option(help="Where the network runs: cpu, cuda, ...")] = "cpu",
     repeats: Repeats = 5,
     max_memory: MaxMemory = None,
     plot: Plot = None,
@@ -45,8 +46,12 @@ def xc(
     import taufree
     from taufree.evaluation.speed import xc as speed
 
+    try:
+        functional = taufree.load_model(model).to(device)
+    except (RuntimeError, AssertionError) as error:  # PyTorch's first line says what is wrong
+        raise UserError(f"--device {device}: {str(error).splitlines()[0]}") from error
     result = speed.bench_xc(
-        taufree.load_model(model),
+        functional,
         file=file,
         bases=basis or ["def2-tzvp", "def2-qzvp"],
         grid_level=grid_level,
