@@ -79,7 +79,9 @@ class Block:
         for v in weights[4:] / 4:  # ½ in τ = ½Σ|∇φ|²
             for x in chi[1:]:
                 matrix += x @ (x * v).T
-        vmat[np.ix_(self.functions, self.functions)] += matrix.numpy()
+        place = self.functions[:, None] * len(vmat) + self.functions
+        total = torch.from_numpy(vmat.reshape(-1))  # the same memory
+        total.index_add_(0, torch.from_numpy(place.reshape(-1)), matrix.flatten())
 
 
 def weighted_sum(chi: Tensor, weights: Tensor) -> Tensor:
@@ -91,56 +93,70 @@ def weighted_sum(chi: Tensor, weights: Tensor) -> Tensor:
 
 
 class AtomicOrbitals:
-    """Values of a molecule's orbitals on a grid, kept as far as ``max_memory`` (MB) allows."""
+    """Values of a molecule's orbitals on a grid, kept as far as ``max_memory`` (MB) allows.
+
+    Of every block only shells are evaluated that PySCF's screening leaves, and from the second time
+    on that were found to reach it, so that the work is proportional to the number of points.
+    """
 
     def __init__(self, ni: Any, mol: Any, grids: Any, max_memory: float) -> None:
         self.ni, self.mol, self.grids = ni, mol, grids
-        n_points, of_block = grids.weights.size, 4 * mol.nao * POINTS
-        together = max(1, int(TOGETHER_MB * 1e6 / 8 / of_block))
-        self._together = POINTS * min(together, math.ceil(n_points / POINTS))
-        self._evaluated, self._selected = _room(4 * mol.nao * self._together), _room(of_block)
+        screen = grids.non0tab if mol is grids.mol else None
+        self._screen: np.ndarray = grids.make_mask(mol, grids.coords) if screen is None else screen
+        n_functions = np.diff(mol.ao_loc_nr())
+        self._shell = np.repeat(np.arange(mol.nbas), n_functions)  # of each function
+        rows = range(0, len(self._screen), POINTS // BLKSIZE)
+        self._shells = [self._screen[k : k + POINTS // BLKSIZE].any(0) for k in rows]
+        widest = max(n_functions[shells].sum() for shells in self._shells)
+        self._together = max(1, int(TOGETHER_MB * 1e6 / 8 / (4 * POINTS * widest)))
         # one large piece costs fewer page faults; pages that are not touched take no memory
-        most = min(max(0, int(max_memory * 1e6 / 8)), 4 * mol.nao * n_points)
-        self._free = _room(most)
+        most = min(max(0, int(max_memory * 1e6 / 8)), 4 * mol.nao * grids.weights.size)
+        self._free, self._selected = _room(most), _room(4 * POINTS * widest)
+        self._evaluated = _room(0)
         self._kept: list[Block] = []
-        self._reaching: list[Tensor] = []
+        self._functions: dict[int, np.ndarray] = {}
 
     def blocks(self) -> Iterator[Block]:
         """Every point of the grid once; a block that is not kept is overwritten by the next."""
         yield from self._kept
-        n_points = self.grids.weights.size
-        for start in range(len(self._kept) * POINTS, n_points, self._together):
-            several = self._evaluate(slice(start, min(start + self._together, n_points)))
-            for n, chi in enumerate(several.split(POINTS, 2), start // POINTS):
-                if n == len(self._reaching):
+        for first in range(len(self._kept), len(self._shells), self._together):
+            evaluated, several = self._evaluate(first, first + self._together)
+            for n, chi in enumerate(several.split(POINTS, 2), first):
+                if n not in self._functions:
                     peak = torch.maximum(chi.amax(2), -chi.amin(2)).amax(0)
-                    self._reaching.append((peak > THRESHOLD).nonzero().squeeze(1))
-                functions = self._reaching[n]
+                    self._functions[n] = evaluated[(peak > THRESHOLD).numpy()]
+                    self._shells[n] = np.isin(
+                        np.arange(self.mol.nbas), self._shell[self._functions[n]]
+                    )
+                functions = self._functions[n]
                 shape = len(chi), len(functions), chi.shape[2]
                 size = math.prod(shape)
                 kept = n == len(self._kept) and size <= len(self._free)
                 room = self._free if kept else self._selected
-                values = torch.index_select(chi, 1, functions, out=room[:size].view(shape))
-                points = slice(n * POINTS, n * POINTS + shape[2])
-                block = Block(points, functions.numpy(), values)
+                chosen = torch.from_numpy(np.searchsorted(evaluated, functions))
+                values = torch.index_select(chi, 1, chosen, out=room[:size].view(shape))
+                block = Block(slice(n * POINTS, n * POINTS + shape[2]), functions, values)
                 if kept:
                     self._free = self._free[size:]
                     self._kept.append(block)
                 yield block
 
-    def _evaluate(self, points: slice) -> Tensor:
-        """χ and ∇χ of all orbitals by PySCF's screened kernels, (4, nao, n_block)."""
-        grids = self.grids
-        screened = grids.non0tab if self.mol is grids.mol else None
-        values = self.ni.eval_ao(
-            self.mol,
-            grids.coords[points],
-            deriv=1,
-            non0tab=None if screened is None else screened[points.start // BLKSIZE :],
-            cutoff=grids.cutoff,
-            out=self._evaluated.numpy(),
-        )
-        return torch.from_numpy(values).mT
+    def _evaluate(self, first: int, last: int) -> tuple[np.ndarray, Tensor]:
+        """Orbitals that reach some blocks, and their χ and ∇χ, (4, n_functions, n_points)."""
+        shells = np.any(self._shells[first:last], 0)
+        functions = np.flatnonzero(shells[self._shell])
+        coords = self.grids.coords[first * POINTS : last * POINTS]
+        size = 4 * len(functions) * len(coords)
+        if size > len(self._evaluated):
+            self._evaluated = _room(size)
+        if not size:
+            return functions, self._evaluated.view(4, 0, len(coords))
+        some = self.mol.copy(deep=False)
+        some._bas = self.mol._bas[shells]
+        rows = slice(first * POINTS // BLKSIZE, last * POINTS // BLKSIZE)
+        screen = np.ascontiguousarray(self._screen[rows, shells])
+        values = self.ni.eval_ao(some, coords, deriv=1, non0tab=screen, out=self._evaluated.numpy())
+        return functions, torch.from_numpy(values).mT
 
 
 def _room(size: int) -> Tensor:
