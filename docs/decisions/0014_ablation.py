@@ -195,7 +195,7 @@ def run(
         batch = loop.draw_batch(step, densities, chance, config)
         loop.set_learning_rate(optimizers, config.learning_rate * loop.schedule(step, config))
         whole = loop.draw_molecules(step, molecules, config)
-        losses(batch, whole)["total"].backward()
+        losses(batch, *whole)["total"].backward()
         torch.nn.utils.clip_grad_norm_(losses.parameters(), config.max_gradient)
         for optimizer in optimizers:
             optimizer.step()
