@@ -195,7 +195,7 @@ def run(
         batch = loop.draw_batch(step, densities, chance, config)
         loop.set_learning_rate(optimizers, config.learning_rate * loop.schedule(step, config))
         whole = loop.draw_molecules(step, molecules, config)
-        losses(batch, *whole)["total"].backward()
+        losses(batch, whole)["total"].backward()
         torch.nn.utils.clip_grad_norm_(losses.parameters(), config.max_gradient)
         for optimizer in optimizers:
             optimizer.step()
@@ -260,7 +260,7 @@ def main() -> None:
     folder, energies, out = map(Path, sys.argv[1:4])
     steps = int(sys.argv[4]) if len(sys.argv) > 4 else 2000
     base = {**BASE, "steps": steps, "data": folder}
-    config = read_config(Path("configs/ms2-join.toml")).model_copy(update=base)
+    config = read_config(Path("configs/ms2.toml")).model_copy(update=base)
     results = json.loads(out.read_text()) if out.exists() else {}
     names = [name for name in sys.argv[5:] or VARIANTS if name not in results]
     for split in ("validation", "test"):

@@ -412,14 +412,26 @@ def test_density_fitting_before_and_after(smooth: Functional, converged: Any) ->
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("kind", ["RKS", "UKS"])
-def test_the_same_on_a_gpu(smooth: Functional, kind: str) -> None:
-    mol = hydroxyl_radical() if kind == "UKS" else None
+def test_the_same_on_a_gpu(
+    smooth: Functional, water_dm: Array, hydroxyl_dms: Array, kind: str
+) -> None:
+    restricted = kind == "RKS"
+    mol, dm = (water_molecule(), water_dm) if restricted else (hydroxyl_radical(), hydroxyl_dms)
     here, there = (kohn_sham(f, mol, kind) for f in (smooth, smooth.to("cuda")))
-    assert there.kernel() == pytest.approx(here.kernel(), abs=SAME_INTEGRAL_SINGLE)
-    forces = (mf.nuc_grad_method().kernel() for mf in (here, there))
+    builds = (mf.get_veff(mol, dm) for mf in (here, there))
+    (v, e), (v_gpu, e_gpu) = ((np.asarray(b), float(b.exc)) for b in builds)
+    assert e_gpu == pytest.approx(e, abs=SAME_INTEGRAL_SINGLE)
+    np.testing.assert_allclose(v_gpu, v, rtol=0, atol=1e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_forces_and_response_on_a_gpu(smooth: Functional, converged: Any) -> None:
+    there = kohn_sham(smooth.to("cuda"))
+    assert there.kernel() == pytest.approx(converged.e_tot, abs=SAME_INTEGRAL_SINGLE)
+    forces = (mf.nuc_grad_method().kernel() for mf in (converged, there))
     np.testing.assert_allclose(*forces, rtol=0, atol=1e-5)
-    trial = random_symmetric(here.make_rdm1().shape)
-    answers = (mf.gen_response(hermi=1)(trial) for mf in (here, there))
+    trial = random_symmetric(converged.make_rdm1().shape)
+    answers = (mf.gen_response(hermi=1)(trial) for mf in (converged, there))
     np.testing.assert_allclose(*answers, rtol=0, atol=1e-4)
 
 

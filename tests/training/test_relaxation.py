@@ -15,9 +15,6 @@ from taufree.data.splits import Split
 from taufree.data.systems import registry
 from taufree.errors import UserError
 from taufree.training import relaxation
-from taufree.training.config import TrainingConfig
-from taufree.training.loop import load_densities
-from taufree.training.losses import ENERGY_SCALE, Losses
 from taufree.training.relaxation import Molecule, Molecules, energy_errors
 
 SECOND_ORDER = 0.25
@@ -70,23 +67,6 @@ def test_molecules_prepared_by_processes_are_the_same(
         e_x, relax = energy_errors(model.network, pair, create_graph=False)
         assert e_x[0].item() == pytest.approx(e_x[1].item(), abs=1e-7)
         assert relax[0].item() == pytest.approx(relax[1].item(), rel=1e-4)
-
-
-def test_atomization_counts_what_does_not_cancel(folder: Path, config: TrainingConfig) -> None:
-    molecules = Molecules(folder, "train", 0, "ms2")
-    network = taufree.load_model("ms2").network
-    drawn, atom = molecule(folder, "LiH"), molecule(folder, "Li")
-    assert list(molecules.free_atoms([drawn])) == ["Li"]  # H is not in this folder
-    densities = load_densities(config, "train", torch.device("cpu"))
-    batch = densities.draw(np.array([0]), 50, seed=0)
-    losses = Losses(network, config)
-    assert "atomization" not in losses(batch, [drawn], {"Li": atom})
-    terms = losses(batch, [drawn], {"Li": atom, "H": atom})
-    errors = [energy_errors(network, [m], create_graph=False) for m in (drawn, atom)]
-    (whole,), (of_atom,) = (e_x - relaxed for e_x, relaxed in errors)
-    error = ((whole - 2 * of_atom) / 4).item()  # LiH has 4 electrons
-    expected = error**2 / np.hypot(error, ENERGY_SCALE)
-    assert terms["atomization"].item() == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

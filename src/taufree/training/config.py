@@ -47,9 +47,7 @@ class TrainingConfig(BaseModel):
     relaxation_weight: float = Field(0.0, ge=0)
     """Weight of the loss on E_relax of whole molecules, see `taufree.training.relaxation`."""
     molecules_per_step: int = Field(1, ge=1)
-    """Of these molecules; what a step costs grows with them on a CPU, hardly on a GPU."""
-    atomization_weight: float = Field(0.0, ge=0)
-    """Weight of the loss on atomization energies of these molecules."""
+    """Of these molecules; they are evaluated together, which a GPU needs to be kept busy."""
     relaxation_atoms: int = Field(5, ge=1)
     """Most atoms of these molecules: a step costs as much as their whole grid."""
     balance_weight: float = Field(3e-3, ge=0)

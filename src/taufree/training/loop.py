@@ -96,7 +96,7 @@ def train(config_path: Path, *, resume: bool = True) -> dict[str, Any]:
         while step < config.steps:
             batch = draw_batch(step, train_set, chance, config, rank, n_ranks)
             set_learning_rate(wrapped, config.learning_rate * schedule(step, config))
-            terms = module(batch, *draw_molecules(step, molecules, config, rank, n_ranks))
+            terms = module(batch, draw_molecules(step, molecules, config, rank, n_ranks))
             fabric.backward(terms["total"])
             torch.nn.utils.clip_grad_norm_(losses.parameters(), config.max_gradient)
             for optimizer in wrapped:
@@ -159,15 +159,13 @@ def draw_molecules(
     config: TrainingConfig,
     rank: int = 0,
     n_ranks: int = 1,
-) -> tuple[list[Molecule], dict[str, Molecule]]:
-    """The whole molecules of a step, by seed, step and rank, and free atoms for their energies."""
+) -> list[Molecule]:
+    """The whole molecules of a step; they depend on seed, step and rank."""
     if molecules is None:
-        return [], {}
+        return []
     rng = np.random.default_rng([config.seed, step, rank, n_ranks])
     chance = chances(molecules, config.shares)
-    count = config.molecules_per_step
-    drawn = [molecules[k] for k in rng.choice(len(molecules), count, p=chance)]
-    return drawn, molecules.free_atoms(drawn) if config.atomization_weight else {}
+    return [molecules[k] for k in rng.choice(len(molecules), config.molecules_per_step, p=chance)]
 
 
 def chances(systems: Densities | Molecules, shares: dict[str, float]) -> Chance:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -35,10 +34,8 @@ class Losses(nn.Module):
     self-consistency leads. 4. ``derivatives``: ∫ |LDA| (|Δ∂F_x/∂α| + p |Δ∂F_x/∂p|) per electron,
     the parent's partial derivatives at α̃ against those at α. 5. ``relaxation``: E_relax per
     electron of whole molecules, see `taufree.training.relaxation`. 6. ``self_consistent``:
-    |ΔE_x − E_relax| per electron of the same molecules, weighed as ``energy``.
-    7. ``atomization``: likewise the error of the self-consistent atomization energies of those
-    whose free atoms are at hand. 8. ``balance``: squared departure of each expert's share of the
-    electrons from an even one.
+    |ΔE_x − E_relax| per electron of the same molecules, weighed as ``energy``. 7. ``balance``:
+    squared departure of each expert's share of the electrons from an even one.
     """
 
     def __init__(self, network: Network, config: TrainingConfig) -> None:
@@ -46,13 +43,8 @@ class Losses(nn.Module):
         self.network = network
         self.config = config
 
-    def forward(
-        self,
-        batch: Batch,
-        molecules: Sequence[Molecule] = (),
-        atoms: Mapping[str, Molecule] = MappingProxyType({}),
-    ) -> dict[str, Tensor]:
-        """Every term and their weighted sum ``total``; ``atoms`` are free ones, by element."""
+    def forward(self, batch: Batch, molecules: Sequence[Molecule] = ()) -> dict[str, Tensor]:
+        """Every term and their weighted sum ``total``."""
         alpha, gates = self.alpha(batch)
         p, lda, known = batch.known.double().unbind(2)
         per_electron = batch.weights / batch.electrons[:, None]
@@ -70,7 +62,11 @@ class Losses(nn.Module):
             size = (lda * per_electron).abs() * (by_alpha + p * by_p)
             terms["derivatives"] = size.sum(1).mean()
         if molecules:
-            terms |= self._of_molecules(molecules, atoms)
+            e_x, relaxation = energy_errors(self.network, molecules, create_graph=True)
+            electrons = e_x.new_tensor([m.system.n_electrons for m in molecules])
+            terms["relaxation"] = (relaxation / electrons).mean()
+            whole = (e_x - relaxation) / electrons
+            terms["self_consistent"] = _size(whole.expand(2, -1), ENERGY_SCALE).mean()
         rho = (lda / C_X) ** 0.75
         used = (per_electron * rho / len(rho)).flatten() @ gates.double()
         terms["balance"] = ((used - 1 / len(used)) ** 2).sum()
@@ -81,38 +77,11 @@ class Losses(nn.Module):
             "derivatives": self.config.derivative_weight,
             "relaxation": self.config.relaxation_weight,
             "self_consistent": self.config.energy_weight,
-            "atomization": self.config.atomization_weight,
             "balance": self.config.balance_weight,
         }
         terms["total"] = sum(
             (weights[name] * term for name, term in terms.items()), torch.zeros_like(terms["l1"])
         )
-        return terms
-
-    def _of_molecules(
-        self, molecules: Sequence[Molecule], atoms: Mapping[str, Molecule]
-    ) -> dict[str, Tensor]:
-        e_x, relaxation = energy_errors(
-            self.network, [*molecules, *atoms.values()], create_graph=True
-        )
-        n = len(molecules)
-        electrons = e_x.new_tensor([m.system.n_electrons for m in molecules])
-        whole = e_x - relaxation
-        of_atom = dict(zip(atoms, whole[n:], strict=True))
-        terms = {
-            "relaxation": (relaxation[:n] / electrons).mean(),
-            "self_consistent": _size((whole[:n] / electrons).expand(2, -1), ENERGY_SCALE).mean(),
-        }
-        reactions = [
-            (whole[k] - sum(of_atom[s] for s in m.system.symbols)) / m.system.n_electrons
-            for k, m in enumerate(molecules)
-            if len(m.system.symbols) > 1
-            and not m.system.charge
-            and of_atom.keys() >= set(m.system.symbols)
-        ]
-        if reactions:
-            error = torch.stack(reactions)
-            terms["atomization"] = _size(error.expand(2, -1), ENERGY_SCALE).mean()
         return terms
 
     def _enhancement(self, p: Tensor, alpha: Tensor) -> tuple[Tensor, ...]:

@@ -17,7 +17,7 @@ to some tenth of E_relax.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -120,12 +120,6 @@ class Molecules:
         if not self.entries:
             raise UserError(f"{folder} holds no such {split} molecules; run `taufree data build`.")
         self.kinds = [entry.kind for entry in self.entries]
-        self.atoms = {
-            registry()[entry.name].symbols[0]: which
-            for which, entry in enumerate(self.entries)
-            if _is_free_atom(registry()[entry.name])
-        }
-        """Which of them is the free atom of an element."""
         self._known: dict[int, Molecule] = {}
 
     def __len__(self) -> int:
@@ -135,11 +129,6 @@ class Molecules:
         if which not in self._known:
             self._keep(which, _molecule(self.folder, self.entries[which], self.level, self.parent))
         return self._known[which]
-
-    def free_atoms(self, molecules: Iterable[Molecule]) -> dict[str, Molecule]:
-        """The free atoms of these molecules' elements, as far as they are in the split."""
-        symbols = {symbol for molecule in molecules for symbol in molecule.system.symbols}
-        return {symbol: self[self.atoms[symbol]] for symbol in sorted(symbols & self.atoms.keys())}
 
     def prepare(self, device: torch.device) -> None:
         """Prepare all of them for ``device``, several at once where they are many."""
@@ -159,11 +148,6 @@ class Molecules:
     def _keep(self, which: int, molecule: Molecule) -> None:
         on_cpu = self.device.type == "cpu"
         self._known[which] = molecule if on_cpu else molecule.on(self.device)
-
-
-def _is_free_atom(system: System) -> bool:
-    alone = len(system.symbols) == 1 and not system.charge
-    return alone and system.kind in ("g2", "atoms")
 
 
 def _molecule(folder: Path, entry: Entry, level: int, parent: str) -> Molecule:
