@@ -44,6 +44,7 @@ KINDS = {
 def test_multigrid_differs_as_little_as_for_pbe(kind: str) -> None:
     cell, smooth = hydrogen(), random_functional(roughness=1.0)
     plain = taufree.deorbitalize(KINDS[kind](cell), smooth)
+    plain.grids = dft.UniformGrids(cell)
     multigrid = taufree.deorbitalize(KINDS[kind](cell).multigrid_numint(), smooth)
     pbe = KINDS[kind](cell)
     pbe.xc = "PBE"

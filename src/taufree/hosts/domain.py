@@ -14,8 +14,10 @@ from taufree.functional import Functional
 from taufree.model.tokens import gaussian_exponents
 
 
-def warn_unresolved(functional: Functional, lattice: np.ndarray, mesh: ArrayLike) -> None:
-    """Warn of a uniform grid too coarse for the sharpest Gaussian of a token.
+def unresolved_spacing(
+    functional: Functional, lattice: np.ndarray, mesh: ArrayLike
+) -> float | None:
+    """Spacing (bohr) of a uniform grid too coarse for the sharpest Gaussian of a token, or None.
 
     The sum over such a grid is right to 2 exp(−π²/(a h²)), h the distance of its planes; beyond
     a h² = 1 energies depend on where nuclei sit between its points.
@@ -30,7 +32,13 @@ def warn_unresolved(functional: Functional, lattice: np.ndarray, mesh: ArrayLike
     planes = 1 / np.linalg.norm(np.linalg.inv(lattice), axis=0)
     spacing = float((planes / np.asarray(mesh)).max())
     sharpest = float(gaussian_exponents(functional.network.config)[-1])
-    if sharpest * spacing**2 > 1:
+    return spacing if sharpest * spacing**2 > 1 else None
+
+
+def warn_unresolved(functional: Functional, lattice: np.ndarray, mesh: ArrayLike) -> None:
+    """Warn of a grid that has an `unresolved_spacing`."""
+    spacing = unresolved_spacing(functional, lattice, mesh)
+    if spacing is not None:
         warnings.warn(
             f"a uniform grid with a spacing of {spacing:.2f} bohr does not resolve what the tokens "
             "of this model see, which makes errors of several millihartree an atom: set "

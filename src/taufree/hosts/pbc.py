@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from pyscf.gto.eval_gto import BLKSIZE
+from pyscf.lib import logger
 from pyscf.pbc import dft
 from pyscf.pbc.dft import gen_grid, numint
 from pyscf.pbc.dft.multigrid import MultiGridNumInt
@@ -29,7 +30,7 @@ from torch import Tensor
 from taufree.functional import Functional
 from taufree.hosts import multigrid
 from taufree.hosts.atomic_orbitals import weighted_sum
-from taufree.hosts.domain import warn_unresolved
+from taufree.hosts.domain import unresolved_spacing, warn_unresolved
 from taufree.hosts.exchange_correlation import (
     ExchangeCorrelation,
     Partials,
@@ -57,6 +58,26 @@ def integrator(mf: Any, functional: Functional) -> Any:
     if isinstance(mf._numint, numint.KNumInt):
         return DeorbitalizedKNumInt(functional)
     return DeorbitalizedNumInt(functional)
+
+
+def resolving_grids(mf: Any, functional: Functional) -> Any:
+    """The object's grid, or a Becke grid where that is a uniform one too coarse for the tokens.
+
+    Multigrid integration has no other than its uniform grid.
+    """
+    cell, grids = mf.cell, mf.grids
+    if isinstance(mf._numint, MultiGridNumInt) or not isinstance(grids, gen_grid.UniformGrids):
+        return grids
+    spacing = unresolved_spacing(functional, cell.lattice_vectors(), grids.mesh)
+    if spacing is None:
+        return grids
+    logger.note(
+        mf,
+        "taufree: exchange and correlation on a Becke grid, for the uniform one, %.2f bohr apart, "
+        "does not resolve the nuclei as this model sees them",
+        spacing,
+    )
+    return gen_grid.BeckeGrids(cell)
 
 
 class _Periodic(Deorbitalizing):

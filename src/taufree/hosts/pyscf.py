@@ -29,7 +29,8 @@ def deorbitalize(mf: KS, model: str | Functional = "ms2", potential: str = "ks")
     Parameters
     ----------
     mf : RKS, UKS or ROKS, density-fitted or not; for crystals KRKS, KUKS and the like
-        Its ``xc`` is left at PySCF's default or names the model's parent; it is not changed.
+        Its ``xc`` is left at PySCF's default or names the model's parent; it is not changed. A
+        crystal's uniform grid is exchanged for a Becke grid where it is too coarse for the model.
     model : str or Functional
         Name of a bundled model, a path to a ``.safetensors`` file, or a loaded functional.
     potential : "ks" or "gks"
@@ -73,6 +74,8 @@ def deorbitalize(mf: KS, model: str | Functional = "ms2", potential: str = "ks")
         pbc.integrator(mf, functional) if periodic else DeorbitalizedNumInt(functional, potential)
     )
     new.converged = False
+    if periodic:
+        new.grids = pbc.resolving_grids(mf, functional)
     fit = getattr(new, "with_df", None)
     if not periodic and fit is not None and fit.auxbasis is None:
         new.with_df = fit.copy()  # the object that was given keeps its own
