@@ -100,6 +100,7 @@ def test_scaling_measures_time_memory_and_the_fast_form(bench):
         assert abs(run["fast_minus_reference_hartree_per_atom"]) < FAST_FORM
         assert run["n_evaluated"] <= run["n_points"]
         assert run["geometry_s"] > 0
+        assert 1 <= run["tokens_in_sight"] <= run["n_atoms"]
         assert set(run["builds"]) == set(run["memory_mb"]) == {"deorbitalized", "PBE", "MS2"}
     again = bench("scaling", *options, "--atoms", "9", molecule=False)
     assert again["results"][:2] == result["results"]  # finished sizes are not measured again

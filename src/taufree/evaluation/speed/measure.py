@@ -65,6 +65,7 @@ class Stopwatch(Functional):
         self.geometry_s: list[float] = []
         self.potential_s: list[float] = []
         self.coords: tuple[Tensor, ...] = ()
+        self.in_sight = 0.0
         self.density: tuple[Tensor, ...] = ()
         self.exchange = 0.0
 
@@ -79,6 +80,8 @@ class Stopwatch(Functional):
         geometry = super().geometry(*args, **kwargs)
         self.geometry_s.append(time.perf_counter() - start)
         self.coords = args[:2]
+        token_map = geometry.token_map
+        self.in_sight = len(token_map.tile) / max(1, token_map.n_tiles)
         return geometry
 
     def potential(self, *args: Any, **kwargs: Any) -> Potential:

@@ -151,6 +151,7 @@ def measure_size(setup: Setup, family: str, n_atoms: int) -> dict[str, Any]:
         "n_ao": mf.mol.nao,
         "n_points": mf.grids.weights.size,
         "n_evaluated": len(functional.density[0]),
+        "tokens_in_sight": functional.in_sight,
         "geometry_s": functional.geometry_s[-1],
         NETWORK: measure.spread(functional.potential_s),
         "builds": {name: measure.spread(seconds) for name, seconds in builds.items()},
@@ -231,10 +232,10 @@ def failure(result: dict[str, Any]) -> str | None:
 
 
 def table(result: dict[str, Any]) -> Table:
-    """A row a molecule; network time by grid point, whole builds, memory."""
+    """A row a molecule; network time by grid point, the mean number of tokens that one sees."""
     functionals = [DEORBITALIZED, GGA, result["parent"]]
     short = ["deorb.", *functionals[1:]]
-    columns = ["", "atoms", "points", "network\ns", "\nµs/pt", "geom.\ns"]
+    columns = ["", "atoms", "points", "network\ns", "\nµs/pt", "tokens\nin sight", "geom.\ns"]
     columns += [f"{n}\ns" for n in short] + [f"{n}\nMB" for n in short]
     columns += ["fast−ref\nHa/atom"]
     title = f"XC build, {result['settings']['basis']}, PySCF's first-guess densities"
@@ -250,6 +251,7 @@ def table(result: dict[str, Any]) -> Table:
                 f"{run['n_points']:,}",
                 f"{network:.3f}",
                 f"{1e6 * network / run['n_evaluated']:.2f}",
+                f"{run['tokens_in_sight']:.1f}",
                 f"{run['geometry_s']:.3f}",
                 *(_seconds(run["builds"].get(n)) for n in functionals),
                 *(_megabytes(run["memory_mb"].get(n)) for n in functionals),
@@ -259,7 +261,7 @@ def table(result: dict[str, Any]) -> Table:
         powers += [fits.get(f"{n}, XC build") for n in functionals]
         powers += [fits.get(f"{n}, memory") for n in functionals]
         shown = ["" if k is None else f"{k:.2f}" for k in powers]
-        table.add_row("exponent", "", "", shown[0], "", *shown[1:])
+        table.add_row("exponent", "", "", shown[0], "", "", *shown[1:])
     return table
 
 
