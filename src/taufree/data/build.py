@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+import dask
 from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster, as_completed
 from pyscf import lib
@@ -40,6 +41,13 @@ LEVELS: Mapping[Split, tuple[int, ...]] = {
 }
 CRYSTAL_LEVELS = (1,)  # of all splits: points are many, and repeat themselves by symmetry
 CONNECT_SECONDS = 10
+WORKER_ENVIRONMENT = {
+    "distributed.nanny.pre-spawn-environ": {
+        name: 1 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    }
+}
+"""Dask's own, less a limit at which memory goes back to the system: arrays come and go, and asking
+for their pages anew takes as long as all else."""
 
 Make = Callable[[System, tuple[int, ...]], ParentRecord]
 
@@ -222,13 +230,14 @@ def dask_client(scheduler: str | None, workers: int) -> Iterator[Client]:
         with client:
             yield client
         return
-    cluster = LocalCluster(
-        n_workers=workers,
-        threads_per_worker=1,
-        dashboard_address="127.0.0.1:0",  # any free port: a second build warns otherwise
-        memory_limit=0,  # PySCF keeps to its own max_memory; Dask would pause or kill the worker
-        silence_logs=logging.CRITICAL,
-    )
+    with dask.config.set(WORKER_ENVIRONMENT):
+        cluster = LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            dashboard_address="127.0.0.1:0",  # any free port: a second build warns otherwise
+            memory_limit=0,  # PySCF keeps to its own max_memory; Dask would pause or kill it
+            silence_logs=logging.CRITICAL,
+        )
     with cluster, Client(cluster) as client:
         client.run(_leave_interrupt_to_parent)
         yield client
