@@ -10,7 +10,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
 
 help:
 	@echo "make demo       deorbitalized benzene beside its parent"
-	@echo "make test       the test suite"
+	@echo "make test       the test suite, but for the slow tests"
 	@echo "make test-slow  the tests that take minutes each"
 	@echo "make lint       ruff: style, imports, docstrings, formatting"
 	@echo "make typecheck  mypy --strict on the package"

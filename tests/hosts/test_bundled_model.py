@@ -124,11 +124,21 @@ def test_size_consistency(functional: Functional) -> None:
     assert e_two == pytest.approx(e_one + e_turned, abs=SIZE_CONSISTENCY)
 
 
-def test_converges_like_the_parent(functional: Functional) -> None:
-    mol = water_molecule(BASIS)
-    mf = taufree.deorbitalize(dft.RKS(mol).density_fit(), functional)
+@pytest.mark.parametrize(
+    "mol",
+    [
+        water_molecule(BASIS),
+        gto.M(atom="N 0 0 0; O 0 1.10 0.47; O 0 -1.10 0.47", basis=BASIS, spin=1, verbose=0),
+        gto.M(atom="O 0 0 0; H 0 0 0.97", basis=BASIS, charge=-1, verbose=0),
+        gto.M(atom="N 0 0 0", basis=BASIS, spin=3, verbose=0),
+    ],
+    ids=["H2O", "NO2", "OH-", "N"],
+)
+def test_converges_like_the_parent(functional: Functional, mol: gto.Mole) -> None:
+    kind = dft.UKS if mol.spin else dft.RKS
+    mf = taufree.deorbitalize(kind(mol).density_fit(), functional)
     mf.kernel()
-    parent = dft.RKS(mol, xc="MS2").density_fit()
+    parent = kind(mol, xc="MS2").density_fit()
     parent.kernel()
     assert mf.converged and mf.cycles <= parent.cycles + 3
     assert mf.e_tot == pytest.approx(parent.e_tot, abs=5e-3)

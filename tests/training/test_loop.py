@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,24 @@ def test_resumed_run_is_the_same_bit_for_bit(
     assert first.keys() == second.keys()
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert (config.out / "log.jsonl").read_text() == (again.out / "log.jsonl").read_text()
+
+
+def test_two_processes_of_torchrun_are_one_run(config: TrainingConfig, tmp_path: Path) -> None:
+    path, script = write_toml(tmp_path / "two.toml", config), tmp_path / "train.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from taufree.training.loop import train\n"
+        f"train(Path({str(path)!r}))\n"
+    )
+    run = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(script)]
+    subprocess.run(run, check=True, capture_output=True, timeout=300)
+    log = [json.loads(line) for line in (config.out / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in log] == [3, 6]  # each once
+    assert load_model(config.out / "ms2.safetensors")
+    alone = config.model_copy(update={"out": tmp_path / "alone"})
+    loop.train(write_toml(tmp_path / "alone.toml", alone))
+    one, two = (load_file(c.out / "checkpoint.safetensors") for c in (alone, config))
+    assert any(not torch.equal(one[key], two[key]) for key in one)  # other draws have joined
 
 
 def test_training_lowers_the_error(config: TrainingConfig, tmp_path: Path) -> None:

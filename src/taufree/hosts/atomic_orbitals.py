@@ -141,6 +141,11 @@ class AtomicOrbitals:
                     self._kept.append(block)
                 yield block
 
+    @property
+    def kept_mb(self) -> float:
+        """Memory that kept values take."""
+        return sum(block.values.nbytes for block in self._kept) / 1e6
+
     def _evaluate(self, first: int, last: int) -> tuple[np.ndarray, Tensor]:
         """Orbitals that reach some blocks, and their χ and ∇χ, (4, n_functions, n_points)."""
         shells = np.any(self._shells[first:last], 0)

@@ -128,7 +128,7 @@ def _molecule(atoms: Atoms, settings: Settings) -> dft.rks.RKS:
             "--kpts and --smearing are for crystals, and this structure has no cell: leave them "
             "out, or write the file with its cell (cif, POSCAR, extxyz with Lattice)."
         )
-    basis = settings.basis or MOLECULAR_BASIS
+    basis = MOLECULAR_BASIS if settings.basis is None else settings.basis
     if is_gth(basis):
         raise UserError(
             f"basis {basis!r} is for crystals: choose one for all electrons such as def2-tzvp."
@@ -153,7 +153,7 @@ def _crystal(atoms: Atoms, settings: Settings) -> pbc_dft.krks.KRKS:
             "a crystal needs a mesh of k-points: add "
             f"--kpts {' '.join(map(str, mesh))}, and see whether a finer one changes the energy."
         )
-    basis = settings.basis or CRYSTAL_BASIS
+    basis = CRYSTAL_BASIS if settings.basis is None else settings.basis
     if not (is_gth(basis) or settings.density_fit):
         raise UnsupportedError(
             "all-electron crystals need density fitting: leave out --no-density-fit, or choose a "

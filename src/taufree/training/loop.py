@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from collections import Counter, defaultdict, deque
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
 from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.optim import Optimizer
@@ -58,12 +60,13 @@ def train(config_path: Path, *, resume: bool = True) -> dict[str, Any]:
         Bad settings, no data, or a checkpoint of other settings or data.
     """
     config = read_config(config_path)
-    fabric = Fabric(accelerator="auto", devices="auto" if torch.cuda.is_available() else 1)
+    fabric = make_fabric()
     fabric.launch()
     torch.manual_seed(config.seed)
     losses = Losses(_network(config), config)
     optimizers = make_optimizers(losses.network, config)
     config.out.mkdir(parents=True, exist_ok=True)
+    first = fabric.is_global_zero
     checkpoint, log = config.out / "checkpoint.safetensors", config.out / "log.jsonl"
     settings, entries = config.model_dump(mode="json"), read_manifest(config.data)
     learned = manifest_checksum({e.name: e for e in entries_of(config.data, "train")})
@@ -80,9 +83,9 @@ def train(config_path: Path, *, resume: bool = True) -> dict[str, Any]:
                 "back, name another out folder or remove the checkpoint."
             )
         step, running = state["step"], state["running"]
+    if first:
         _truncate_log(log, step)
-    else:
-        log.unlink(missing_ok=True)
+    fabric.barrier()
     train_set = load_densities(config, "train", fabric.device)
     chance, rank, n_ranks = chances(train_set, config.shares), fabric.global_rank, fabric.world_size
     validation_set = load_densities(config, "validation", fabric.device)
@@ -91,7 +94,7 @@ def train(config_path: Path, *, resume: bool = True) -> dict[str, Any]:
     )
 
     module, *wrapped = fabric.setup(losses, *optimizers)
-    with _progress(fabric.is_global_zero) as progress:
+    with _progress(first) as progress:
         task = progress.add_task("", total=config.steps, completed=step, note="")
         while step < config.steps:
             batch = draw_batch(step, train_set, chance, config, rank, n_ranks)
@@ -108,7 +111,7 @@ def train(config_path: Path, *, resume: bool = True) -> dict[str, Any]:
                 for key, value in terms.items():
                     running[key] = 0.9 * running.get(key, value.item()) + 0.1 * value.item()
                 progress.update(task, completed=step, note=f"L1 {running['l1'] * 1e3:.3f} mHa/e")
-            if not fabric.is_global_zero:
+            if not first:
                 continue
             if validates:
                 errors = validate(losses, validation_set, validation_molecules)
@@ -120,11 +123,23 @@ def train(config_path: Path, *, resume: bool = True) -> dict[str, Any]:
                 state = {"step": step, "config": settings, "data": learned, "running": running}
                 save_checkpoint(checkpoint, losses.network, optimizers, state)
 
+    fabric.barrier()  # the first process has written the log
     errors = json.loads(log.read_text().splitlines()[-1])["validation"]
     weights = config.out / f"{config.name}.safetensors"
-    if fabric.is_global_zero:
+    if first:
         save_model(weights, losses.network, _card(config, config_path, entries, errors))
     return {"steps": step, "weights": str(weights), "validation": errors}
+
+
+def make_fabric() -> Fabric:
+    """Every GPU there is, else one process; under ``torchrun`` as many as it has started."""
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    if world == 1:
+        return Fabric(accelerator="auto", devices="auto" if torch.cuda.is_available() else 1)
+    # an expert that no drawn point goes to has no gradient in that process
+    strategy = DDPStrategy(find_unused_parameters=True)
+    return Fabric(accelerator="auto", devices=local, num_nodes=world // local, strategy=strategy)
 
 
 def _network(config: TrainingConfig) -> Network:
@@ -297,7 +312,7 @@ def _progress(visible: bool) -> Progress:
 
 
 def _truncate_log(log: Path, step: int) -> None:
-    """Drop what was logged after the checkpoint: those steps are run again."""
+    """Drop what was logged after the checkpoint, at step 0 all: those steps are run again."""
     lines = log.read_text().splitlines() if log.exists() else []
     kept = [line for line in lines if json.loads(line)["step"] <= step]
     log.write_text("".join(line + "\n" for line in kept))

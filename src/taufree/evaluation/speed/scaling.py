@@ -156,6 +156,7 @@ def measure_size(setup: Setup, family: str, n_atoms: int) -> dict[str, Any]:
         NETWORK: measure.spread(functional.potential_s),
         "builds": {name: measure.spread(seconds) for name, seconds in builds.items()},
         "memory_mb": memory,
+        "orbitals_mb": mf._numint._cache.orbitals.kept_mb,
     }
     if len(atoms) <= setup.reference_atoms:
         del fields, mf
