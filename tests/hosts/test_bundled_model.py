@@ -128,7 +128,7 @@ def test_size_consistency(functional: Functional) -> None:
     "mol",
     [
         water_molecule(BASIS),
-        gto.M(atom="N 0 0 0; O 0 1.10 0.47; O 0 -1.10 0.47", basis=BASIS, spin=1, verbose=0),
+        gto.M(atom="N 0 0 0; O 0 1.10 0.47; O 0 -1.10 0.47", basis="def2-tzvp", spin=1, verbose=0),
         gto.M(atom="O 0 0 0; H 0 0 0.97", basis=BASIS, charge=-1, verbose=0),
         gto.M(atom="N 0 0 0", basis=BASIS, spin=3, verbose=0),
     ],
