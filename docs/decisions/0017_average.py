@@ -29,8 +29,10 @@ def main() -> None:
     network.load_state_dict(state)
     config = read_config(config_path)
     densities = load_densities(config, "validation", torch.device("cpu"))
-    card = json.loads(last.with_suffix(".json").read_text("utf-8"))
+    cards = [json.loads(path.with_suffix(".json").read_text("utf-8")) for path in (first, last)]
+    card = cards[1]
     kept = ("training", "commit", "data", "elements", "date")
+    origin = ("command", "commit", "data", "date")
     save_model(
         out,
         network,
@@ -38,6 +40,7 @@ def main() -> None:
             "command": " ".join(["python", *sys.argv]),
             **{key: card[key] for key in kept},
             "metrics": {"validation": validate(Losses(network, config), densities)},
+            "averaged": [{key: each[key] for key in origin} for each in cards],
             "note": f"weights are the mean of {first} and {last} (decision 0017)",
         },
     )
