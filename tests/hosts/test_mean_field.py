@@ -188,7 +188,7 @@ CLOSED: dict[str, tuple[Callable[[Any], Any], str]] = {
     "another integrator": (foreign, "would compute the parent"),
     "multigrid": (lambda mf: mf.multigrid_numint(), r"call multigrid_numint\(\) first"),
     "define_xc_": (lambda mf: mf.define_xc_("PBE"), r"call taufree\.deorbitalize\(\)"),
-    "to_gpu": (lambda mf: mf.to_gpu(), "network itself runs on a GPU"),
+    "to_gpu": (lambda mf: mf.to_gpu(), "network itself runs on one"),
     "Hessian": (lambda mf: mf.Hessian(), "finite differences of analytic gradients"),
 }
 
