@@ -204,6 +204,7 @@ def test_a_grid_of_ones_own_has_no_response(functional: Functional) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::taufree.errors.DomainWarning")  # pseudopotentials
 @pytest.mark.parametrize("name", ["LiF", "Si"])
 def test_larger_crystals(name: str) -> None:
     """LiF with an atom out of place, strained silicon: the shipped model, converged meshes."""
