@@ -81,16 +81,13 @@ def test_moving_a_molecule(functional: Functional) -> None:
     assert abs(change.surrogate) <= abs(change.parent) + ROTATION
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="up to three times as much for H2O2 at grid level 3: e_x is rougher than the parent's",
-)
+@pytest.mark.xfail(strict=True, reason="e_x is rougher than the parent's; missed at grid level 3")
 def test_turning_a_molecule(functional: Functional) -> None:
-    """No noisier than the parent on PySCF's default grid: missed by three of six rotations."""
-    for seed in range(1, 7):
-        turn = random_rotation(torch.Generator().manual_seed(seed)).numpy()
-        change = noise(functional, turn, 0.0)
-        assert abs(change.surrogate) <= abs(change.parent) + ROTATION, seed
+    """No noisier than the parent on PySCF's default grid; ``--runxfail`` shows what it misses."""
+    turns = [random_rotation(torch.Generator().manual_seed(k)).numpy() for k in range(1, 7)]
+    changes = [noise(functional, turn, 0.0) for turn in turns]
+    worst = max(abs(c.surrogate) - abs(c.parent) for c in changes)
+    assert worst <= ROTATION
 
 
 def test_finer_grids(functional: Functional) -> None:
@@ -129,10 +126,14 @@ def test_size_consistency(functional: Functional) -> None:
     [
         water_molecule(BASIS),
         gto.M(atom="N 0 0 0; O 0 1.10 0.47; O 0 -1.10 0.47", basis="def2-tzvp", spin=1, verbose=0),
+        pytest.param(
+            gto.M(atom="N 0 0 0; O 0 1.10 0.47; O 0 -1.10 0.47", basis=BASIS, spin=1, verbose=0),
+            marks=pytest.mark.xfail(strict=True, reason="off by more than 5 mHa in def2-SVP"),
+        ),
         gto.M(atom="O 0 0 0; H 0 0 0.97", basis=BASIS, charge=-1, verbose=0),
         gto.M(atom="N 0 0 0", basis=BASIS, spin=3, verbose=0),
     ],
-    ids=["H2O", "NO2", "OH-", "N"],
+    ids=["H2O", "NO2", "NO2 def2-svp", "OH-", "N"],
 )
 def test_converges_like_the_parent(functional: Functional, mol: gto.Mole) -> None:
     kind = dft.UKS if mol.spin else dft.RKS
