@@ -1,4 +1,8 @@
-"""Sparse mixture of experts: a C² router along a regime coordinate, each expert on its points."""
+"""Sparse mixture of experts: a C² router along a regime coordinate, each expert on its points.
+
+The router sees ρ and |∇ρ| alone. One that also saw what points read from tokens learned faster,
+and left e_x rough: turning a molecule on its grid changed E_x several times as much (0018).
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,8 @@ from torch import Tensor, nn
 
 from taufree.model.config import ModelConfig
 
-PLATEAU = 0.2
-"""Half-width of the stretch of u around each integer where one expert is alone."""
+N_LOCAL = 2
+"""Leading inputs that the router sees: ln(ρ + 1e-6)/4 and s²/(1 + s²)."""
 
 
 def gates(u: Tensor, n_experts: int) -> Tensor:
@@ -22,7 +26,7 @@ def gates(u: Tensor, n_experts: int) -> Tensor:
     Shapes: (n_points,) -> (n_points, n_experts).
     """
     distance = (u[:, None] - torch.arange(n_experts, dtype=u.dtype, device=u.device)).abs()
-    t = ((1 - PLATEAU - distance) / (1 - 2 * PLATEAU)).clamp(0, 1)
+    t = (1 - distance).clamp_min(0)
     return t**3 * (10 - 15 * t + 6 * t * t)
 
 
@@ -32,14 +36,14 @@ class Experts(nn.Module):
     def __init__(self, n_inputs: int, config: ModelConfig) -> None:
         super().__init__()
         self.n_experts = config.n_experts
-        self.router = nn.Sequential(nn.Linear(n_inputs, 16), nn.SiLU(), nn.Linear(16, 1))
+        self.router = nn.Sequential(nn.Linear(N_LOCAL, 16), nn.SiLU(), nn.Linear(16, 1))
         widths = [n_inputs] + [config.expert_width] * config.expert_depth
         self.experts = nn.ModuleList(_perceptron(widths) for _ in range(config.n_experts))
 
     def gates(self, x: Tensor) -> Tensor:
         """(n_points, n_inputs) -> (n_points, n_experts), at most two nonzero in a row."""
-        u = self.n_experts * torch.sigmoid(self.router(x).squeeze(-1))
-        # beyond u = E − 1 the last expert stays alone, as it is on its plateau: nothing has a kink
+        u = self.n_experts * torch.sigmoid(self.router(x[:, :N_LOCAL]).squeeze(-1))
+        # beyond u = E − 1 the last expert stays alone; the smoothstep is flat there: no kink
         return gates(u.clamp_max(self.n_experts - 1), self.n_experts)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

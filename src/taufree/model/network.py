@@ -30,7 +30,9 @@ class Network(nn.Module):
         n0, higher = config.n_radial[0], config.n_radial[1:]
         width, n_read, n_mix = config.width, config.n_read, config.n_mix
         self.embed = nn.Sequential(
-            nn.Linear(2 * n0 + sum(higher), width), nn.SiLU(), nn.Linear(width, width)
+            nn.Linear(2 * n0 + sum(n * (2 * n + 1) for n in higher), width),
+            nn.SiLU(),
+            nn.Linear(width, width),
         )
         self.encoder = nn.ModuleList(
             EncoderLayer(width, config.n_heads) for _ in range(config.n_layers)
@@ -62,8 +64,10 @@ class Network(nn.Module):
             stop = start + n * (2 * l + 1)
             t = c[:, start:stop].unflatten(1, (n, 2 * l + 1))
             t = t * volume[:n, None, None] / floor[:, :n, None]  # (n_tokens, n, 2l+1, 2)
-            invariants.append((t[..., 0] ** 2).sum(-1))
-            tensors.append(t.transpose(2, 3).flatten(1, 2))  # (n_tokens, 2n, 2l+1)
+            t = t.transpose(2, 3).flatten(1, 2)  # (n_tokens, 2n, 2l+1)
+            row, column = torch.triu_indices(2 * n, 2 * n, device=t.device)
+            invariants.append((t @ t.mT)[:, row, column])
+            tensors.append(t)
             start = stop
         return torch.cat(invariants, 1), tensors
 
