@@ -2,28 +2,36 @@
 
 Among the variants are the designs of 0002: points that read tokens on nuclei (B, the package's),
 Gaussian attention between points (A), and both together. All see densities of ``KINDS`` on grid
-level 1. Scores: errors at the densities of the test split (designs of 0002: validation split), and
-self-consistent ones of the prototype systems (the parent's from the folder SCF, as
-`taufree evaluate scf SCF` leaves them).
+level 1. Scores: errors at the densities of the test split (designs of 0002: validation split, and
+how far E_x depends on the grid, and time), and self-consistent ones of the prototype systems (the
+parent's from the folder SCF, as `taufree evaluate scf SCF` leaves them).
 Run: python docs/decisions/0014_ablation.py DATA SCF OUT.json [STEPS] [NAME ...]
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import statistics
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from pyscf import gto
+from scipy.spatial.transform import Rotation
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
+from taufree.data.generate import grid_record
+from taufree.data.orbitals import factor
 from taufree.data.splits import Split
-from taufree.data.store import entries_of, load_record
+from taufree.data.store import ReferenceDensity, entries_of, load_record
 from taufree.data.systems import registry
 from taufree.evaluation import scf
 from taufree.functional import Functional
@@ -32,7 +40,8 @@ from taufree.model.config import ModelConfig
 from taufree.model.experts import Experts
 from taufree.model.network import UNIFORM, Network
 from taufree.model.sight import see
-from taufree.physics.descriptors import C_X
+from taufree.physics.descriptors import C_X, reduced_gradient
+from taufree.quantities import GridDensity
 from taufree.training import loop
 from taufree.training.config import TrainingConfig, read_config
 from taufree.training.losses import Losses
@@ -40,6 +49,7 @@ from taufree.training.relaxation import Molecules
 from taufree.training.samples import Densities, Family, Member, families_of, scaled_record
 
 KINDS = ("g2", "atoms", "ions", "diatomics", "molecules", "small", "stretched", "crystals")
+PEROXIDE = registry()["H2O2"]
 PROTOTYPE = ("LiF", "CO", "S", "P2", "PH2", "CH", "C2H2", "Na2")
 BASE = {"start": None, "learning_rate": 1e-2, "warmup_steps": 100, "levels": (1,)}
 
@@ -89,23 +99,34 @@ class Alone(Gaussian):
 
 
 def gaussian_attention(family: Family) -> Family:
-    """The family's first density, with the outputs of each head of (A) beside its local inputs.
-
-    K(i, j) = w_j ρ_j exp(−c A_i |r_i − r_j|²), A = k_F²(1 + s²): its normalizer, means of t and
-    ln ρ, and the length of its dipole.
-    """
+    """The family's first density, with the outputs of each head of (A) beside its local inputs."""
     (member,) = family.members[:1]
     if id(member) in KNOWN:
         return KNOWN[id(member)][1]
     p, lda = member.known[:, 0].double(), member.known[:, 1].double()
     rho = ((lda / C_X) ** 0.75).clamp_min(1e-12)
-    coords, measure = family.coords.double(), family.weights * rho
+    sums = gaussian_sums(rho, p, family.coords.double(), family.weights)
+    found = replace(
+        family, members=[replace(member, local=torch.cat([member.local, sums.float()], 1))]
+    )
+    KNOWN[id(member)] = member, found
+    return found
+
+
+def gaussian_sums(rho: Tensor, p: Tensor, coords: Tensor, weights: Tensor) -> Tensor:
+    """What each head of (A) gives to each point, (n_points, 4 n_heads).
+
+    K(i, j) = w_j ρ_j exp(−c A_i |r_i − r_j|²), A = k_F²(1 + s²): its normalizer, means of t and
+    ln ρ, and the length of its dipole.
+    """
     inverse_square = (3 * math.pi**2 * rho) ** (2 / 3) * (1 + p)
     t, ln_rho = p / (1 + p), torch.log(rho)
-    values = torch.stack([torch.ones_like(t), t, ln_rho, *coords.T], 1) * measure[:, None]
-    rows = []
-    for i in torch.arange(len(rho), device=rho.device).split(1000):
-        square = torch.cdist(coords[i], coords).square()
+    values = torch.stack([torch.ones_like(t), t, ln_rho, *coords.T], 1) * (weights * rho)[:, None]
+
+    distance = coords.square().sum(1)
+
+    def rows(i: Tensor) -> Tensor:
+        square = torch.addmm(distance, coords[i], coords.T, alpha=-2) + distance[i, None]
         columns = []
         for c in HEADS:
             a = c * inverse_square[i]
@@ -116,13 +137,84 @@ def gaussian_attention(family: Family) -> Family:
                 torch.log(((a / math.pi) ** 1.5 * total / rho[i]).clamp_min(1e-6)),
                 mean[:, 0],
                 (mean[:, 1] - ln_rho[i]) / 4,
-                a.sqrt() * (mean[:, 2:] - coords[i]).norm(dim=1),
+                a.sqrt() * ((mean[:, 2:] - coords[i]).square().sum(1) + 1e-12).sqrt(),
             ]
-        rows.append(torch.stack(columns, 1).float())
-    local = torch.cat([member.local, torch.cat(rows)], 1)
-    found = replace(family, members=[replace(member, local=local)])
-    KNOWN[id(member)] = member, found
-    return found
+        return torch.stack(columns, 1)
+
+    blocks = torch.arange(len(rho), device=rho.device).split(1 + 2_000_000 // len(rho))
+    return torch.cat([checkpoint(rows, i, use_reentrant=False) for i in blocks])
+
+
+def peroxide(turn: int, level: int) -> ReferenceDensity:
+    """H2O2's Hartree-Fock density, which knows no grid, turned at random (0: not) on a grid."""
+    turned = np.array(PEROXIDE.positions)
+    if turn:
+        turned = turned @ Rotation.random(random_state=turn).as_matrix()
+    atoms = list(zip(PEROXIDE.symbols, turned, strict=True))
+    mol = gto.M(atom=atoms, unit="Bohr", basis="def2-svp", verbose=0)
+    mf = mol.RHF().density_fit().run(conv_tol=1e-11)
+    factors = [factor(np.asarray(mf.make_rdm1()))]
+    fields = {k: torch.tensor(v) for k, v in grid_record(mf, factors, level, "MS2")[0].items()}
+    keys = [f.name for f in dataclasses.fields(GridDensity) if f.name in fields]
+    density = GridDensity(**{k: fields.pop(k) for k in keys}, centers=torch.tensor(turned))
+    return ReferenceDensity(
+        density=density, **fields, name="H2O2", formula="H2O2", kind="g2", parent="MS2",
+        numbers=tuple(mol.atom_charges()), charge=0, core_electrons=0, spin=0, grid_level=level,
+        density_kind="converged", e_tot=0.0,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def discretization(losses: Losses, pairs: bool) -> dict[str, float]:
+    """How far E_x of H2O2 depends on its grid beyond the parent, mHa, and µs a grid point."""
+
+    def e_x(turn: int, level: int) -> tuple[float, float]:
+        record = peroxide(turn, level)
+        (family,) = families_of([record], losses.network.config)
+        family = gaussian_attention(family) if pairs else family
+        batch = Densities([family], losses.network.config.cutoff, "cpu").whole(0)
+        parent = record.e_x.item()
+        return parent + (losses.error(batch) * batch.weights).sum().item(), parent
+
+    def beyond(one: tuple[float, float], other: tuple[float, float]) -> float:
+        return 1e3 * (abs(one[0] - other[0]) - abs(one[1] - other[1]))
+
+    coarse, fine = e_x(0, 1), e_x(0, 3)
+    return {
+        "turned_level_1": max(beyond(e_x(k, 1), coarse) for k in (1, 2, 3)),
+        "turned_level_3": max(beyond(e_x(k, 3), fine) for k in (1, 2, 3)),
+        "levels_1_to_3": beyond(fine, coarse),
+    }
+
+
+def seconds_per_point(network: Network, pairs: bool, tokens: bool) -> float:
+    """Of energy and potential on H2O2 at grid level 1, µs; of (A) the sums over pairs alone."""
+    record, total = peroxide(0, 1), 0.0
+    d = record.density
+    if tokens:
+        functional = Functional(Network(network.config), "times only")
+        geometry = functional.geometry(d.coords, d.centers)
+        total += _time(lambda: functional.potential(d.rho[0], d.grad_rho[0], d.weights, geometry))
+    if pairs:
+        rho, coords, weights = (x.float() for x in (d.rho[0], d.coords, d.weights))
+        s = reduced_gradient(d.rho[0], d.grad_rho[0])
+
+        def both_ways() -> None:
+            inputs = rho.requires_grad_(), (s * s).sum(1).float().requires_grad_()
+            gaussian_sums(*inputs, coords, weights).sum().backward()
+
+        total += _time(both_ways)
+    return 1e6 * total / len(d.weights)
+
+
+def _time(call: Callable[[], object]) -> float:
+    """The median of three, in seconds, after one that compiles."""
+    times = []
+    for _ in range(4):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -137,8 +229,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "converged densities only": {"converged": True},
     "no crystals": {"without": ("crystals",)},
     "G2 only, converged: tokens (B)": G2,
-    "G2 only, converged: points (A)": {**G2, "network": Alone, "pairs": True},
+    "G2 only, converged: points (A)": {**G2, "network": Alone, "pairs": True, "tokens": False},
     "G2 only, converged: (A) and (B)": {**G2, "network": Both, "pairs": True},
+    "G2 only, converged: (B), one dense expert": {**G2, "model": {"n_experts": 1}},
     "one encoder layer": {"model": {"n_layers": 1}},
     "one head": {"model": {"n_heads": 1}},
     "12 scalars read instead of 24": {"model": {"n_read": 12}},
@@ -202,7 +295,11 @@ def run(
             optimizer.zero_grad()
     seconds = time.perf_counter() - start
     scores = {"seconds": seconds, **score(losses, Densities(test, model.cutoff, "cpu"))}
-    if "network" not in variant and "split" not in variant:  # what `taufree.deorbitalize` knows
+    if "split" in variant:
+        pairs = variant.get("pairs", False)
+        scores |= discretization(losses, pairs)
+        scores["us_a_point"] = seconds_per_point(losses.network, pairs, variant.get("tokens", True))
+    elif "network" not in variant:  # what `taufree.deorbitalize` knows
         scores |= self_consistent(losses.network, energies)
     return scores
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -274,6 +276,20 @@ def test_memory_blocks_and_order_change_nothing(
     assert energy(order=order) == pytest.approx(usual, abs=tolerance)
     monkeypatch.setattr(atomic_orbitals, "POINTS", 10 * atomic_orbitals.BLKSIZE)
     assert energy() == pytest.approx(usual, abs=tolerance)
+
+
+def test_orbitals_go_with_their_object(smooth: Functional, water_dm: Array) -> None:
+    """At once: a loop over geometries that waits for the garbage collector fills the memory."""
+    mf = kohn_sham(smooth, water_molecule())
+    mf._numint.nr_rks(mf.mol, mf.grids, mf.xc, water_dm)
+    orbitals = weakref.ref(mf._numint._cache.orbitals)
+    gc.collect()
+    gc.disable()
+    try:
+        del mf
+        assert orbitals() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("tagged", [True, False], ids=["orbitals", "density matrix"])

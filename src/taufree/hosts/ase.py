@@ -160,7 +160,7 @@ class TauFree(Calculator):
         """Converge the SCF if anything changed, and what is asked for beyond the energy."""
         super().calculate(atoms, properties, system_changes)
         if system_changes or self.mf is None:
-            self.results = {}
+            self.results, self.mf = {}, None  # whose orbital values take much memory
             self.mf = self._converged(self.atoms)
             self.results = _energies(self.mf)
         for name in set(properties) - self.results.keys():

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pyscf.dft.numint import eval_ao
 from pyscf.gto.eval_gto import BLKSIZE
 from torch import Tensor
 
@@ -99,8 +100,8 @@ class AtomicOrbitals:
     on that were found to reach it, so that the work is proportional to the number of points.
     """
 
-    def __init__(self, ni: Any, mol: Any, grids: Any, max_memory: float) -> None:
-        self.ni, self.mol, self.grids = ni, mol, grids
+    def __init__(self, mol: Any, grids: Any, max_memory: float) -> None:
+        self.mol, self.grids = mol, grids
         screen = grids.non0tab if mol is grids.mol else None
         self._screen: np.ndarray = grids.make_mask(mol, grids.coords) if screen is None else screen
         n_functions = np.diff(mol.ao_loc_nr())
@@ -160,7 +161,7 @@ class AtomicOrbitals:
         some._bas = self.mol._bas[shells]
         rows = slice(first * POINTS // BLKSIZE, last * POINTS // BLKSIZE)
         screen = np.ascontiguousarray(self._screen[rows, shells])
-        values = self.ni.eval_ao(some, coords, deriv=1, non0tab=screen, out=self._evaluated.numpy())
+        values = eval_ao(some, coords, deriv=1, non0tab=screen, out=self._evaluated.numpy())
         return functions, torch.from_numpy(values).mT
 
 

@@ -213,7 +213,7 @@ class _GridCache:
         self.mol, self.grids = mol, grids
         kind = EXCHANGE_CORRELATION[ni.potential]
         self.xc = kind(ni.functional, grids.coords, grids.weights, nuclei(mol))
-        self.orbitals = AtomicOrbitals(ni, mol, grids, 0.8 * max_memory)
+        self.orbitals = AtomicOrbitals(mol, grids, 0.8 * max_memory)
         self._env = mol._env.copy()
 
     def serves(self, mol: Any, grids: Any) -> bool:
