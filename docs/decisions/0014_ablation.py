@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ from taufree.data.store import ReferenceDensity, entries_of, load_record
 from taufree.data.systems import registry
 from taufree.evaluation import scf
 from taufree.functional import Functional
+from taufree.model import experts
 from taufree.model.attention import Bonds
 from taufree.model.config import ModelConfig
 from taufree.model.experts import Experts
@@ -60,6 +62,22 @@ class Local(Network):
     def answers(self, c: Tensor, bonds: Bonds) -> tuple[Tensor, Tensor]:
         z, y = super().answers(c, bonds)
         return 0 * z, 0 * y
+
+
+class SeesAll(Network):
+    """The same network with a router that also sees what points read from tokens (0018)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        n_inputs = 2 + config.n_read + 4 * config.n_directed
+        with patch.object(experts, "N_LOCAL", n_inputs):
+            self.experts = Experts(n_inputs, config)
+        self.experts.gates = self.gates_of_all  # type: ignore[method-assign]
+
+    def gates_of_all(self, x: Tensor) -> Tensor:
+        """`Experts.gates` of all inputs."""
+        with patch.object(experts, "N_LOCAL", x.shape[1]):
+            return Experts.gates(self.experts, x)
 
 
 HEADS = (0.25, 0.5)  # c of design (A): the two broad heads that its prototype found enough
@@ -231,6 +249,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "G2 only, converged: tokens (B)": G2,
     "G2 only, converged: points (A)": {**G2, "network": Alone, "pairs": True, "tokens": False},
     "G2 only, converged: (A) and (B)": {**G2, "network": Both, "pairs": True},
+    "G2 only, converged: (B), router sees all": {**G2, "network": SeesAll},
     "G2 only, converged: (B), one dense expert": {**G2, "model": {"n_experts": 1}},
     "one encoder layer": {"model": {"n_layers": 1}},
     "one head": {"model": {"n_heads": 1}},

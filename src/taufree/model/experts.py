@@ -15,6 +15,8 @@ from taufree.model.config import ModelConfig
 
 N_LOCAL = 2
 """Leading inputs that the router sees: ln(ρ + 1e-6)/4 and s²/(1 + s²)."""
+GAIN = 8.0
+"""Of the router, so that all experts are in use from the start."""
 
 
 def gates(u: Tensor, n_experts: int) -> Tensor:
@@ -42,7 +44,7 @@ class Experts(nn.Module):
 
     def gates(self, x: Tensor) -> Tensor:
         """(n_points, n_inputs) -> (n_points, n_experts), at most two nonzero in a row."""
-        u = self.n_experts * torch.sigmoid(self.router(x[:, :N_LOCAL]).squeeze(-1))
+        u = self.n_experts * torch.sigmoid(GAIN * self.router(x[:, :N_LOCAL]).squeeze(-1))
         # beyond u = E − 1 the last expert stays alone; the smoothstep is flat there: no kink
         return gates(u.clamp_max(self.n_experts - 1), self.n_experts)
 

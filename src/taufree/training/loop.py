@@ -224,16 +224,14 @@ def set_learning_rate(optimizers: list[Any], rate: float) -> None:
 
 def load_densities(config: TrainingConfig, split: Split, device: torch.device) -> Densities:
     """Every density of a split on the configured grid levels, with what its tokens see."""
+    if not entries_of(config.data, split):
+        raise UserError(f"{config.data} holds no {split} densities; run taufree data build first.")
     with stderr.status(f"reading {split} densities"):
-        families = [
+        families = (
             family
             for records in _records(config, split)
             for family in families_of(records, config.model, device)
-        ]
-        if not families:
-            raise UserError(
-                f"{config.data} holds no {split} densities; run taufree data build first."
-            )
+        )
         return Densities(families, config.model.cutoff, device)
 
 

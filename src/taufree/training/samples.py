@@ -193,25 +193,33 @@ class Densities:
         self.field_ranges = _Ranges(len(m.local) for m in members)
         self.electrons = np.array([m.electrons for m in members])
         self.moved = np.array([m.moved for m in members])
-
-        def flat(tensors: Iterable[Tensor]) -> Tensor:
-            return torch.cat([t.to(device) for t in tensors])
-
-        self.coords = flat(f.coords for f in families)
-        self.weights = flat(f.weights for f in families)
-        self.chance = flat(f.chance for f in families)
+        self.bond_to = self._flat([f.bonds.to for f in families])
+        self.bond_source = self._flat([f.bonds.source for f in families])
+        self.bond_square = self._flat([f.bonds.squared_distance for f in families])
         # of family k: from k to k + 1, to be searched for k + a random number
-        self.cumulative = flat(
-            k + (c := f.chance.double().cumsum(0)) / c[-1] for k, f in enumerate(families)
+        self.cumulative = self._flat(
+            [k + (c := f.chance.double().cumsum(0)) / c[-1] for k, f in enumerate(families)]
         )
-        self.tokens = flat(f.tokens for f in families)
-        self.positions = flat(f.positions for f in families)
-        self.bond_to = flat(f.bonds.to for f in families)
-        self.bond_source = flat(f.bonds.source for f in families)
-        self.bond_square = flat(f.bonds.squared_distance for f in families)
-        self.seen = flat(m.seen for m in members)
-        self.local = flat(m.local for m in members)
-        self.known = flat(m.known for m in members)
+        of_families = {
+            name: [getattr(f, name) for f in families]
+            for name in ("coords", "weights", "chance", "tokens", "positions")
+        }
+        of_members = {name: [getattr(m, name) for m in members] for name in ("local", "known")}
+        self.seen = self._flat([m.seen for m in members])
+        del families, members  # the lists above are the last to hold what fills the memory
+        self.coords = self._flat(of_families["coords"])
+        self.weights = self._flat(of_families["weights"])
+        self.chance = self._flat(of_families["chance"])
+        self.tokens = self._flat(of_families["tokens"])
+        self.positions = self._flat(of_families["positions"])
+        self.local = self._flat(of_members["local"])
+        self.known = self._flat(of_members["known"])
+
+    def _flat(self, tensors: list[Tensor]) -> Tensor:
+        """All in one on the device; the list is emptied."""
+        found = torch.cat([t.to(self.device) for t in tensors])
+        tensors.clear()
+        return found
 
     def __len__(self) -> int:
         return len(self.kinds)
