@@ -28,6 +28,9 @@ class TrainingConfig(BaseModel):
     levels: tuple[int, ...] = (1, 2)
     """Grid levels of the training densities."""
     steps: int = Field(20_000, ge=1)
+    densities_per_system: int = Field(10, ge=1)
+    """Most densities of a system on its coarsest grid that are learned: the converged one and
+    others chosen at random, once. What is left out takes no memory."""
     densities_per_step: int = Field(8, ge=1)
     """Systems a step; of each, the converged density and another one where there are any."""
     points_per_density: int = Field(1_000, ge=2, multiple_of=2)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import time
+import zlib
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -239,12 +240,20 @@ def _records(config: TrainingConfig, split: Split) -> Iterator[list[ReferenceDen
     """Of each system; to train on, G2 densities once more, uniformly scaled."""
     entries = entries_of(config.data, split)
     for entry, records in zip(entries, _read_ahead(config, entries), strict=True):
-        if split == "validation":
-            records = [record for record in records if record.density_kind == "converged"]
-        yield records
+        most = config.densities_per_system if split == "train" else 1
+        yield _chosen(records, most, config.seed)
         if split == "train" and "scaled" in config.shares and entry.kind == "g2":
             first = next(r for r in records if r.density_kind == "converged")
             yield [scaled_record(first)]
+
+
+def _chosen(records: list[ReferenceDensity], most: int, seed: int) -> list[ReferenceDensity]:
+    """The converged density on every grid, and others of the system to make up ``most``."""
+    first = [record for record in records if record.density_kind == "converged"]
+    others = [record for record in records if record.density_kind != "converged"]
+    rng = np.random.default_rng([seed, zlib.crc32(first[0].name.encode())])
+    keep = rng.permutation(len(others))[: most - 1]
+    return first + [others[k] for k in sorted(keep)]
 
 
 def _read_ahead(
