@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from pyscf import gto
 from scipy.spatial.transform import Rotation
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from taufree.data.generate import grid_record
@@ -37,7 +37,7 @@ from taufree.evaluation import scf
 from taufree.functional import Functional
 from taufree.model.attention import Bonds
 from taufree.model.config import ModelConfig
-from taufree.model.experts import Experts
+from taufree.model.experts import Experts, gates
 from taufree.model.network import UNIFORM, Network
 from taufree.model.sight import see
 from taufree.physics.descriptors import C_X, reduced_gradient
@@ -60,6 +60,27 @@ class Local(Network):
     def answers(self, c: Tensor, bonds: Bonds) -> tuple[Tensor, Tensor]:
         z, y = super().answers(c, bonds)
         return 0 * z, 0 * y
+
+
+class LocalRouter(Experts):
+    """Experts whose router sees ρ and |∇ρ| alone, with a gain that opens all gates at first."""
+
+    def __init__(self, n_inputs: int, config: ModelConfig) -> None:
+        super().__init__(n_inputs, config)
+        self.router = nn.Sequential(nn.Linear(2, 16), nn.SiLU(), nn.Linear(16, 1))
+
+    def gates(self, x: Tensor) -> Tensor:
+        """As of `Experts`."""
+        u = self.n_experts * torch.sigmoid(8 * self.router(x[:, :2]).squeeze(-1))
+        return gates(u.clamp_max(self.n_experts - 1), self.n_experts)
+
+
+class SeesDensity(Network):
+    """The same network with such a router (0018)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.experts = LocalRouter(2 + config.n_read + 4 * config.n_directed, config)
 
 
 HEADS = (0.25, 0.5)  # c of design (A): the two broad heads that its prototype found enough
@@ -231,6 +252,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "G2 only, converged: tokens (B)": G2,
     "G2 only, converged: points (A)": {**G2, "network": Alone, "pairs": True, "tokens": False},
     "G2 only, converged: (A) and (B)": {**G2, "network": Both, "pairs": True},
+    "G2 only, converged: (B), router sees the density alone": {**G2, "network": SeesDensity},
     "G2 only, converged: (B), one dense expert": {**G2, "model": {"n_experts": 1}},
     "one encoder layer": {"model": {"n_layers": 1}},
     "one head": {"model": {"n_heads": 1}},
