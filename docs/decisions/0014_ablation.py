@@ -42,6 +42,7 @@ from taufree.model.config import ModelConfig
 from taufree.model.experts import Experts
 from taufree.model.network import UNIFORM, Network
 from taufree.model.sight import see
+from taufree.model.tokens import solid_harmonics
 from taufree.physics.descriptors import C_X, reduced_gradient
 from taufree.quantities import GridDensity
 from taufree.training import loop
@@ -81,7 +82,8 @@ class SeesAll(Network):
 
 
 HEADS = (0.25, 0.5)  # c of design (A): the two broad heads that its prototype found enough
-KNOWN: dict[int, tuple[Member, Family]] = {}  # of two variants: made once
+KNOWN: dict[tuple[int, bool], tuple[Member, Family]] = {}  # of two variants: made once
+N_RADIAL, MIN_EXPONENT = ModelConfig().n_radial, ModelConfig().min_exponent
 G2 = {"converged": True, "only": ("g2",), "most_points": 13_000, "split": "validation"}
 """(A) sums over all pairs of points: small molecules. A choice is not made on the test split."""
 
@@ -116,19 +118,73 @@ class Alone(Gaussian):
         super().__init__(config, tokens=False)
 
 
-def gaussian_attention(family: Family) -> Family:
+def with_attention(family: Family, fitted: bool) -> Family:
     """The family's first density, with the outputs of each head of (A) beside its local inputs."""
     (member,) = family.members[:1]
-    if id(member) in KNOWN:
-        return KNOWN[id(member)][1]
+    if (id(member), fitted) in KNOWN:
+        return KNOWN[id(member), fitted][1]
     p, lda = member.known[:, 0].double(), member.known[:, 1].double()
     rho = ((lda / C_X) ** 0.75).clamp_min(1e-12)
-    sums = gaussian_sums(rho, p, family.coords.double(), family.weights)
+    if fitted:
+        axis = torch.nn.functional.normalize(member.local[:, 1:].double(), dim=1)
+        sums = fitted_sums(rho, p, axis, family)
+    else:
+        sums = gaussian_sums(rho, p, family.coords.double(), family.weights)
     found = replace(
         family, members=[replace(member, local=torch.cat([member.local, sums.float()], 1))]
     )
-    KNOWN[id(member)] = member, found
+    KNOWN[id(member), fitted] = member, found
     return found
+
+
+def fitted_sums(rho: Tensor, p: Tensor, axis: Tensor, family: Family) -> Tensor:
+    """What each head of (A) gives, by way of the tokens (0019): (n_points, 4 n_heads).
+
+    ρ and ρt are fitted, with weights w ρ^(−1/2), by the Gaussians that tokens read the density
+    with. One of exponent a averaged with K of exponent b is one of exponent ab/(a + b), times
+    (b/(a + b))^(3/2 + l): no pairs of points. The dipole is (∇ρ̄/ρ̄)/2b; of it the part along ∇ρ and
+    the length.
+    """
+    coords, t = family.coords.double(), p / (1 + p)
+    phi = gaussians(coords, family)
+    weighed = (family.weights * rho.rsqrt())[:, None] * phi
+    overlap, target = phi.T @ weighed, weighed.T @ torch.stack([rho, rho * t], 1)
+    size = overlap.diagonal().rsqrt()[:, None]
+    regular = overlap * size * size.T + 1e-8 * torch.eye(len(overlap))
+    found = size * torch.linalg.solve(regular, size * target)
+    columns = []
+    for c in HEADS:
+        b = c * (3 * math.pi**2 * rho) ** (2 / 3) * (1 + p)
+        with torch.enable_grad():
+            r = coords.clone().requires_grad_()
+            mean = gaussians(r, family, b) @ found
+            (slope,) = torch.autograd.grad(mean[:, 0].sum(), r)
+        total = mean[:, 0].detach().clamp_min(1e-12)
+        dipole = slope / (2 * b.sqrt() * total)[:, None]
+        dipole = dipole / (1 + dipole.square().sum(1, keepdim=True)).sqrt()
+        columns += [
+            torch.log((total / rho).clamp(1e-3, 1e3)),
+            (mean[:, 1].detach() / total).clamp(-1, 2),
+            (dipole * axis).sum(1),
+            dipole.norm(dim=1),
+        ]
+    return torch.stack(columns, 1)
+
+
+def gaussians(coords: Tensor, family: Family, b: Tensor | None = None) -> Tensor:
+    """The tokens' Gaussians times solid harmonics at some points, averaged with K if b is given."""
+    columns = []
+    for center in family.positions.double():
+        r = coords - center
+        square, harmonics = r.square().sum(1), solid_harmonics(r.mT, 2).mT
+        for l, n in enumerate(N_RADIAL):
+            for a in MIN_EXPONENT * 2.0 ** torch.arange(n).double():
+                k, scale = a, torch.ones_like(square)
+                if b is not None:
+                    k, scale = a * b / (a + b), (b / (a + b)) ** (1.5 + l)
+                radial = scale * torch.exp(-k * square)
+                columns.append(radial[:, None] * harmonics[:, l * l : (l + 1) ** 2])
+    return torch.cat(columns, 1)
 
 
 def gaussian_sums(rho: Tensor, p: Tensor, coords: Tensor, weights: Tensor) -> Tensor:
@@ -183,13 +239,13 @@ def peroxide(turn: int, level: int) -> ReferenceDensity:
 
 
 @torch.no_grad()
-def discretization(losses: Losses, pairs: bool) -> dict[str, float]:
+def discretization(losses: Losses, attention: str | None) -> dict[str, float]:
     """How far E_x of H2O2 depends on its grid beyond the parent, mHa, and µs a grid point."""
 
     def e_x(turn: int, level: int) -> tuple[float, float]:
         record = peroxide(turn, level)
         (family,) = families_of([record], losses.network.config)
-        family = gaussian_attention(family) if pairs else family
+        family = with_attention(family, attention == "fitted") if attention else family
         batch = Densities([family], losses.network.config.cutoff, "cpu").whole(0)
         parent = record.e_x.item()
         return parent + (losses.error(batch) * batch.weights).sum().item(), parent
@@ -247,8 +303,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "converged densities only": {"converged": True},
     "no crystals": {"without": ("crystals",)},
     "G2 only, converged: tokens (B)": G2,
-    "G2 only, converged: points (A)": {**G2, "network": Alone, "pairs": True, "tokens": False},
-    "G2 only, converged: (A) and (B)": {**G2, "network": Both, "pairs": True},
+    "G2 only, converged: points (A)": {
+        **G2,
+        "network": Alone,
+        "attention": "pairs",
+        "tokens": False,
+    },
+    "G2 only, converged: (A) and (B)": {**G2, "network": Both, "attention": "pairs"},
+    "G2 only, converged: (A) by tokens and (B)": {**G2, "network": Both, "attention": "fitted"},
     "G2 only, converged: (B), router sees all": {**G2, "network": SeesAll},
     "G2 only, converged: (B), one dense expert": {**G2, "model": {"n_experts": 1}},
     "one encoder layer": {"model": {"n_layers": 1}},
@@ -291,8 +353,9 @@ def run(
         train, test = ([f for f in each if len(f.weights) <= most] for each in (train, test))
     if variant.get("converged"):
         train = [replace(f, members=f.members[:1]) for f in train]
-    if variant.get("pairs"):
-        train, test = ([gaussian_attention(f) for f in each] for each in (train, test))
+    if attention := variant.get("attention"):
+        fitted = attention == "fitted"
+        train, test = ([with_attention(f, fitted) for f in each] for each in (train, test))
     densities = Densities(train, model.cutoff, "cpu")
     shares = {k: v for k, v in config.shares.items() if k in set(densities.kinds)}
     chance = loop.chances(densities, shares)
@@ -315,9 +378,10 @@ def run(
     seconds = time.perf_counter() - start
     scores = {"seconds": seconds, **score(losses, Densities(test, model.cutoff, "cpu"))}
     if "split" in variant:
-        pairs = variant.get("pairs", False)
-        scores |= discretization(losses, pairs)
-        scores["us_a_point"] = seconds_per_point(losses.network, pairs, variant.get("tokens", True))
+        scores |= discretization(losses, attention)
+        if attention != "fitted":
+            tokens = variant.get("tokens", True)
+            scores["us_a_point"] = seconds_per_point(losses.network, attention == "pairs", tokens)
     elif "network" not in variant:  # what `taufree.deorbitalize` knows
         scores |= self_consistent(losses.network, energies)
     return scores
