@@ -369,8 +369,8 @@ def run(
     for step in range(config.steps):
         batch = loop.draw_batch(step, densities, chance, config)
         loop.set_learning_rate(optimizers, config.learning_rate * loop.schedule(step, config))
-        whole = loop.draw_molecules(step, molecules, config)
-        losses(batch, whole)["total"].backward()
+        whole = loop.draw_whole(step, molecules, None, config)
+        losses(batch, *whole)["total"].backward()
         torch.nn.utils.clip_grad_norm_(losses.parameters(), config.max_gradient)
         for optimizer in optimizers:
             optimizer.step()

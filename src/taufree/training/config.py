@@ -53,6 +53,8 @@ class TrainingConfig(BaseModel):
     """Of these molecules; they are evaluated together, which a GPU needs to be kept busy."""
     relaxation_atoms: int = Field(5, ge=1)
     """Most atoms of these molecules: a step costs as much as their whole grid."""
+    slope_weight: float = Field(0.0, ge=0)
+    """Weight of the loss on slopes of energy-volume curves, see `taufree.training.volumes`."""
     balance_weight: float = Field(3e-3, ge=0)
     """Weight of the loss that keeps every expert in use."""
     validate_every: int = Field(1_000, ge=1)

@@ -41,10 +41,13 @@ from taufree.training.losses import Losses
 from taufree.training.plots import plot_learning_curve
 from taufree.training.relaxation import Molecule, Molecules, energy_errors
 from taufree.training.samples import Batch, Densities, families_of, scaled_record
+from taufree.training.volumes import Crystal, Curves, slope_error
 
 Chance = NDArray[np.float64]
 LOG_EVERY = 10
 """Steps between looks at the losses: each waits for the device."""
+CRYSTALS_EVERY = 3
+"""Steps: the others see whole molecules, both never the same, which bounds their memory."""
 READERS = 8
 """Threads that read records; their checksums take as long as all else."""
 
@@ -93,6 +96,7 @@ def train(config_path: Path, *, resume: bool = True) -> dict[str, Any]:
     molecules, validation_molecules = (
         _molecules(config, split, fabric.device) for split in ("train", "validation")
     )
+    curves, validation_curves = (_curves(config, split) for split in ("train", "validation"))
 
     module, *wrapped = fabric.setup(losses, *optimizers)
     with _progress(first) as progress:
@@ -100,7 +104,8 @@ def train(config_path: Path, *, resume: bool = True) -> dict[str, Any]:
         while step < config.steps:
             batch = draw_batch(step, train_set, chance, config, rank, n_ranks)
             set_learning_rate(wrapped, config.learning_rate * schedule(step, config))
-            terms = module(batch, draw_molecules(step, molecules, config, rank, n_ranks))
+            whole = draw_whole(step, molecules, curves, config, rank, n_ranks)
+            terms = module(batch, *whole)
             fabric.backward(terms["total"])
             torch.nn.utils.clip_grad_norm_(losses.parameters(), config.max_gradient)
             for optimizer in wrapped:
@@ -115,7 +120,7 @@ def train(config_path: Path, *, resume: bool = True) -> dict[str, Any]:
             if not first:
                 continue
             if validates:
-                errors = validate(losses, validation_set, validation_molecules)
+                errors = validate(losses, validation_set, validation_molecules, validation_curves)
                 with log.open("a") as file:
                     entry = {"step": step, "train": running, "validation": errors}
                     file.write(json.dumps(entry) + "\n")
@@ -169,19 +174,28 @@ def draw_batch(
     return densities.draw(families, config.points_per_density, seed)
 
 
-def draw_molecules(
+def draw_whole(
     step: int,
     molecules: Molecules | None,
+    curves: Curves | None,
     config: TrainingConfig,
     rank: int = 0,
     n_ranks: int = 1,
-) -> list[Molecule]:
-    """The whole molecules of a step; they depend on seed, step and rank."""
-    if molecules is None:
-        return []
+) -> tuple[list[Molecule], tuple[Crystal, Crystal] | None]:
+    """The whole molecules of a step, or two volumes of a crystal.
+
+    They depend on seed, step and rank.
+    """
     rng = np.random.default_rng([config.seed, step, rank, n_ranks])
+    if curves and step % CRYSTALS_EVERY == 0:
+        curve = curves[rng.integers(len(curves))]
+        one, other = sorted(rng.choice(len(curve), 2, replace=False))
+        return [], (curve[one], curve[other])
+    if not molecules:
+        return [], None
     chance = chances(molecules, config.shares)
-    return [molecules[k] for k in rng.choice(len(molecules), config.molecules_per_step, p=chance)]
+    drawn = rng.choice(len(molecules), config.molecules_per_step, p=chance)
+    return [molecules[k] for k in drawn], None
 
 
 def chances(systems: Densities | Molecules, shares: dict[str, float]) -> Chance:
@@ -284,13 +298,23 @@ def _molecules(config: TrainingConfig, split: Split, device: torch.device) -> Mo
     return molecules
 
 
+def _curves(config: TrainingConfig, split: Split) -> Curves | None:
+    if not config.slope_weight:
+        return None
+    return Curves(config.data, split, min(config.levels), config.model)
+
+
 @torch.no_grad()
 def validate(
-    losses: Losses, densities: Densities, molecules: Molecules | None = None
+    losses: Losses,
+    densities: Densities,
+    molecules: Molecules | None = None,
+    curves: Curves | None = None,
 ) -> dict[str, float]:
     """Means of |ΔE_x| and ∫|Δe_x| over densities, in mHa, on all their points.
 
-    Over ``molecules`` those of E_relax and of |ΔE_x − E_relax|, the self-consistent energy's error.
+    Over ``molecules`` those of E_relax and of |ΔE_x − E_relax|, the self-consistent energy's error;
+    over ``curves`` that of the error of their slopes, in mHa per atom.
     """
     energy: dict[str, float] = defaultdict(float)
     absolute: dict[str, float] = defaultdict(float)
@@ -309,6 +333,10 @@ def validate(
         e_x, relaxation = (1e3 * torch.cat(x) for x in zip(*found, strict=True))
         errors["relaxation_mha"] = relaxation.mean().item()
         errors["self_consistent_mha"] = (e_x - relaxation).abs().mean().item()
+    if curves:
+        ends = ((curve[0], curve[-1]) for curve in (curves[k] for k in range(len(curves))))
+        slopes = [abs(slope_error(losses.network, *each).item()) for each in ends]
+        errors["slope_mha"] = 1e3 * sum(slopes) / len(slopes)
     return errors
 
 

@@ -15,6 +15,7 @@ from taufree.training.config import TrainingConfig
 from taufree.training.reading import read
 from taufree.training.relaxation import Molecule, energy_errors
 from taufree.training.samples import Batch
+from taufree.training.volumes import Crystal, slope_error
 
 ENERGY_SCALE = 2e-5
 """|ΔE_x| per electron below which its loss turns from linear to quadratic (Ha)."""
@@ -22,6 +23,8 @@ RESPONSE_SCALE = 3e-4
 """The same for the error of the energy's change per electron moved (Ha)."""
 MOVED_SCALE = 0.02
 """Share of electrons moved below which the response counts less: the draw's noise grows."""
+SLOPE_SCALE = 5e-4
+"""The same for the error of an energy-volume curve's slope (Ha per atom)."""
 
 
 class Losses(nn.Module):
@@ -34,8 +37,9 @@ class Losses(nn.Module):
     self-consistency leads. 4. ``derivatives``: ∫ |LDA| (|Δ∂F_x/∂α| + p |Δ∂F_x/∂p|) per electron,
     the parent's partial derivatives at α̃ against those at α. 5. ``relaxation``: E_relax per
     electron of whole molecules, see `taufree.training.relaxation`. 6. ``self_consistent``:
-    |ΔE_x − E_relax| per electron of the same molecules, weighed as ``energy``. 7. ``balance``:
-    squared departure of each expert's share of the electrons from an even one.
+    |ΔE_x − E_relax| per electron of the same molecules, weighed as ``energy``. 7. ``slope``: the
+    error per atom of the slope of an energy-volume curve, see `taufree.training.volumes`.
+    8. ``balance``: squared departure of each expert's share of the electrons from an even one.
     """
 
     def __init__(self, network: Network, config: TrainingConfig) -> None:
@@ -43,7 +47,12 @@ class Losses(nn.Module):
         self.network = network
         self.config = config
 
-    def forward(self, batch: Batch, molecules: Sequence[Molecule] = ()) -> dict[str, Tensor]:
+    def forward(
+        self,
+        batch: Batch,
+        molecules: Sequence[Molecule] = (),
+        volumes: tuple[Crystal, Crystal] | None = None,
+    ) -> dict[str, Tensor]:
         """Every term and their weighted sum ``total``."""
         alpha, gates = self.alpha(batch)
         p, lda, known = batch.known.double().unbind(2)
@@ -67,6 +76,9 @@ class Losses(nn.Module):
             terms["relaxation"] = (relaxation / electrons).mean()
             whole = (e_x - relaxation) / electrons
             terms["self_consistent"] = _size(whole.expand(2, -1), ENERGY_SCALE).mean()
+        if volumes:
+            slope = slope_error(self.network, *volumes)
+            terms["slope"] = _size(slope.expand(2), SLOPE_SCALE)
         rho = (lda / C_X) ** 0.75
         used = (per_electron * rho / len(rho)).flatten() @ gates.double()
         terms["balance"] = ((used - 1 / len(used)) ** 2).sum()
@@ -77,6 +89,7 @@ class Losses(nn.Module):
             "derivatives": self.config.derivative_weight,
             "relaxation": self.config.relaxation_weight,
             "self_consistent": self.config.energy_weight,
+            "slope": self.config.slope_weight,
             "balance": self.config.balance_weight,
         }
         terms["total"] = sum(
