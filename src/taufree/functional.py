@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from taufree.model.attention import Bonds, bonds_between, make_bonds
+from taufree.model.averages import fit, normalizer, see_averages, widths
 from taufree.model.network import Network, local_inputs, token_values
 from taufree.model.tokens import TokenMap, images
 from taufree.physics.descriptors import (
@@ -30,15 +31,19 @@ class Geometry:
 
     token_map: TokenMap
     bonds: Bonds
+    normalizer: Tensor
+    """G of `taufree.model.averages` at every point, (n_points,)."""
 
 
 @dataclass(frozen=True)
 class Seam:
-    """Where positions enter E_x: the features Φ, and squared distances d² between tokens.
+    """Where positions enter E_x: features Φ, averages ρ̄, and squared distances d² between tokens.
 
-    ∂E_x = Σ values ∂Φ vseen + Σ vread ∂Φ (z, y) + Σ vbonds ∂d². Tokens read ``values``
-    (n_points, 2), points read ``z`` and ``y`` (see `TokenMap.to_points`); ``vseen``, ``vread`` and
-    ``vbonds`` are ∂E_x by what tokens and points have read, and by d². See `taufree.motion`.
+    ∂E_x = Σ values ∂Φ vseen + Σ vread ∂Φ (z, y) + Σ vaverage ∂ρ̄ + Σ vnormalizer ∂G + Σ vbonds ∂d².
+    Tokens read ``values`` (n_points, 3), points read ``z`` and ``y`` (see `TokenMap.to_points`) and
+    averages of ``q`` with ``widths`` (see `TokenMap.average`); ``vseen``, ``vread``, ``vaverage``,
+    ``vnormalizer`` and ``vbonds`` are ∂E_x by what tokens and points have read, by the averages, by
+    G and by d². See `taufree.motion`.
     """
 
     values: Tensor
@@ -46,6 +51,10 @@ class Seam:
     vread: Tensor
     z: Tensor
     y: Tensor
+    vaverage: Tensor
+    q: Tensor
+    widths: Tensor
+    vnormalizer: Tensor
     vbonds: Tensor
 
 
@@ -112,7 +121,8 @@ class Functional:
         config = self.network.config
         visible = images(centers, lattice, coords, config.cutoff)
         token_map = TokenMap(config, coords, len(centers), *visible)
-        return Geometry(token_map, bonds_between(centers, lattice, config.cutoff))
+        bonds = bonds_between(centers, lattice, config.cutoff)
+        return Geometry(token_map, bonds, normalizer(token_map))
 
     def energy_density(
         self, rho: Tensor, grad_rho: Tensor, weights: Tensor, geometry: Geometry
@@ -122,31 +132,45 @@ class Functional:
         Plain and differentiable to any order in ``rho`` (n_points,) and ``grad_rho`` (n_points, 3);
         `potential` is the fast form for a host. E_x = Σ_j w_j e_x(r_j).
         """
+        token_map = geometry.token_map
         rho, grad_rho, held = hold(rho, grad_rho)
-        values = token_values(reduced_gradient(rho, grad_rho), weights * rho * held)
-        c = geometry.token_map.to_tokens(values.to(self.dtype))
-        f = geometry.token_map.to_points(*self.network.answers(c, geometry.bonds))
-        return held * self.at_points(rho, grad_rho, f)[0]
-
-    def at_points(self, rho: Tensor, grad_rho: Tensor, f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """e_x, α̃ and gates where ρ, ∇ρ and what points read from the tokens are known."""
         s = reduced_gradient(rho, grad_rho)
-        alpha, gates = self.network.head(local_inputs(rho, s).to(self.dtype), f)
+        values = token_values(s, weights * rho * held, geometry.normalizer)
+        z, y, q = self.answers(token_map.to_tokens(values.to(self.dtype)), geometry.bonds)
+        average = token_map.average(q, widths(rho, s))
+        return held * self.at_points(rho, grad_rho, token_map.to_points(z, y), average)[0]
+
+    def answers(self, c: Tensor, bonds: Bonds) -> tuple[Tensor, Tensor, Tensor]:
+        """What tokens offer to points, z, y of `TokenMap.to_points` and q of `TokenMap.average`.
+
+        ``c`` (n_tokens, n_features, 3) is Φᵀ applied to `token_values`.
+        """
+        return *self.network.answers(c[..., :2], bonds), fit(c[..., 2:], self.network.config)
+
+    def at_points(
+        self, rho: Tensor, grad_rho: Tensor, f: Tensor, average: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """e_x, α̃ and gates where ρ, ∇ρ, what points read from tokens and averages are known."""
+        s = reduced_gradient(rho, grad_rho)
+        averages = see_averages(average, rho, s, widths(rho, s))
+        local = local_inputs(rho, s)
+        alpha, gates = self.network.head(local.to(self.dtype), f, averages.to(self.dtype))
         alpha = alpha.double()
         return lda_exchange(rho) * self.parent.enhancement((s * s).sum(1), alpha), alpha, gates
 
     @torch.no_grad()
     def tau(self, rho: Tensor, grad_rho: Tensor, weights: Tensor, geometry: Geometry) -> Tensor:
         """τ̃ = τ_W + α̃ τ_unif, (n_points,), for a correlation that needs it; no derivatives."""
-        token_map, network = geometry.token_map, self.network
+        token_map = geometry.token_map
         rho, grad_rho, held = hold(rho, grad_rho)
-        values = token_values(reduced_gradient(rho, grad_rho), weights * rho * held)
-        answers = network.answers(token_map.to_tokens(values.to(self.dtype)), geometry.bonds)
+        s = reduced_gradient(rho, grad_rho)
+        values = token_values(s, weights * rho * held, geometry.normalizer)
+        z, y, q = self.answers(token_map.to_tokens(values.to(self.dtype)), geometry.bonds)
         tau = torch.empty_like(rho)
         for points, tiles in token_map.blocks():
             n, g = rho[points], grad_rho[points]
-            f = token_map.scatter(*answers, tiles)
-            alpha = self.at_points(n, g, f)[1]
+            average = token_map.average_block(q, widths(n, s[points]), tiles)
+            alpha = self.at_points(n, g, token_map.scatter(z, y, tiles), average)[1]
             tau[points] = kinetic_energy_density(n, contracted_gradient(g), alpha)
         return tau * held
 
@@ -169,52 +193,62 @@ class Functional:
         """
         token_map, network = geometry.token_map, self.network
         rho, grad_rho, held = hold(rho, grad_rho)
-        values = token_values(reduced_gradient(rho, grad_rho), weights * rho * held)
+        s = reduced_gradient(rho, grad_rho)
+        values = token_values(s, weights * rho * held, geometry.normalizer)
         seen = token_map.to_tokens(values.to(self.dtype)).requires_grad_()
         bonds = geometry.bonds
         square = leaf(bonds.squared_distance)
         with torch.enable_grad():
             bonds = make_bonds(bonds.to, bonds.source, square, network.config.cutoff)
-            answers = network.answers(seen, bonds)
-        z, y = (x.detach() for x in answers)
-        d_z, d_y = (torch.zeros_like(x, dtype=torch.float64) for x in answers)
+            answers = self.answers(seen, bonds)
+        z, y, q = (x.detach() for x in answers)
+        d_z, d_y, d_q = (torch.zeros_like(x, dtype=torch.float64) for x in answers)
 
         exc, alpha, vrho, vweight = (torch.empty_like(rho) for _ in range(4))
         vgrad = torch.empty_like(grad_rho)
         vread = z.new_empty(len(rho), z.shape[2] + 8 * y.shape[2])
+        b = widths(rho, s)
+        vaverage = b.new_empty(len(rho), 4 * b.shape[1])
         gates = rho.new_empty(len(rho), network.config.n_experts, dtype=self.dtype)
         for points, tiles in token_map.blocks():
             with torch.enable_grad():
                 n, g = leaf(rho[points]), leaf(grad_rho[points])
-                f = leaf(token_map.scatter(z, y, tiles))
-                e, a, gate = self.at_points(n, g, f)
+                f, q_block = leaf(token_map.scatter(z, y, tiles)), leaf(q)
+                width = widths(n, reduced_gradient(n, g))
+                average = token_map.average_block(q_block, width, tiles)
+                e, a, gate = self.at_points(n, g, f, average)
                 e = held[points] * e
                 energy = weights[points] @ e
                 if vtau is not None:
                     tau = kinetic_energy_density(n, contracted_gradient(g), a)
                     energy = energy + (vtau * held)[points] @ tau
-                d_n, d_g, d_f = torch.autograd.grad(energy, (n, g, f))
+                found = torch.autograd.grad(energy, (n, g, f, q_block, average))
             exc[points], alpha[points] = e.detach(), a.detach()
             gates[points] = gate.detach()
-            vrho[points], vgrad[points], vread[points] = d_n, d_g, d_f
-            share_z, share_y = token_map.gather(d_f, network.config.n_directed, tiles)
+            vrho[points], vgrad[points], vread[points] = found[:3]
+            share_z, share_y = token_map.gather(found[2], network.config.n_directed, tiles)
             d_z += share_z
             d_y += share_y
+            d_q += found[3]
+            vaverage[points] = found[4]
 
-        d_answers = d_z.to(self.dtype), d_y.to(self.dtype)
+        d_answers = d_z.to(self.dtype), d_y.to(self.dtype), d_q
         d_seen, d_square = torch.autograd.grad(answers, (seen, square), d_answers)
         no_tensors = token_map.no_tensors(d_seen)
+        vnormalizer = torch.empty_like(rho)
         for points, tiles in token_map.blocks():
             with torch.enable_grad():
                 n, g, w = leaf(rho[points]), leaf(grad_rho[points]), leaf(weights[points])
-                v = token_values(reduced_gradient(n, g), w * n * held[points])
+                norm = leaf(geometry.normalizer[points])
+                v = token_values(reduced_gradient(n, g), w * n * held[points], norm)
                 d_v = token_map.scatter(d_seen, no_tensors, tiles).double()
-                d_n, d_g, d_w = torch.autograd.grad(v, (n, g, w), d_v)
+                d_n, d_g, d_w, d_norm = torch.autograd.grad(v, (n, g, w, norm), d_v)
             vrho[points] += d_n
             vgrad[points] += d_g
             vweight[points] = exc[points] + d_w
+            vnormalizer[points] = d_norm
         vrho, vgrad = vrho * held, vgrad * held[:, None]
-        seam = Seam(values, d_seen, vread, z, y, d_square)
+        seam = Seam(values, d_seen, vread, z, y, vaverage, q, b, vnormalizer, d_square)
         return Potential(exc, vrho, vgrad, vweight, alpha, gates, seam)
 
 

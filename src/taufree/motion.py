@@ -9,6 +9,7 @@ from torch import Tensor
 
 from taufree.functional import Geometry, Potential
 from taufree.model.attention import bonds_between
+from taufree.model.averages import shares
 
 
 @dataclass(frozen=True)
@@ -28,14 +29,17 @@ class Motion:
 def motion(
     potential: Potential, geometry: Geometry, centers: Tensor, lattice: Tensor | None = None
 ) -> Motion:
-    """Positions enter through the features Φ(r_j − R_A) and the distances between tokens.
+    """Positions enter through Φ(r_j − R_A), averages, and the distances between tokens.
 
     ``potential`` and ``geometry`` belong together; ``centers`` (n_centers, 3) and ``lattice``
     (3, 3) are what the geometry was made of.
     """
     token_map, seam = geometry.token_map, potential.seam
-    x = torch.cat([seam.values, seam.vread], 1)  # scalars before tensors
-    points, tokens, strain = token_map.motion(x, torch.cat([seam.vseen, seam.z], 2), seam.y)
+    # scalars before tensors
+    x = torch.cat([seam.values, seam.vnormalizer[:, None], seam.vread], 1)
+    z = torch.cat([seam.vseen, shares(token_map).to(seam.z), seam.z], 2)
+    averages = seam.vaverage, seam.q, seam.widths
+    points, tokens, strain = token_map.motion(x, z, seam.y, averages)
     with torch.enable_grad():
         moved = centers.detach().requires_grad_()
         cell = torch.eye(3).to(centers).requires_grad_()

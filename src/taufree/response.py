@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.autograd import grad
 
 from taufree.functional import Functional, Geometry, hold, leaf
+from taufree.model.averages import widths
 from taufree.model.network import token_values
 from taufree.physics.descriptors import reduced_gradient
 
@@ -16,11 +17,12 @@ class Response:
 
     E_x is three pieces joined by the linear maps Φᵀ and Φ between points and tokens:
 
-        x = values(ρ, ∇ρ),  c = Φᵀ x,  z = answers(c),  f = Φ z,  E_x = Σ_j w_j e(ρ_j, ∇ρ_j, f_j)
+        x = values(ρ, ∇ρ),  c = Φᵀ x,  (z, q) = answers(c),  f = Φ z,
+        E_x = Σ_j w_j e(ρ_j, ∇ρ_j, f_j, ρ̄_j[q])
 
     A change runs forward through them and the change of the derivatives runs back. With x̄ = ∂E_x/∂x
     and so on, each piece gives the Hessian of one scalar: of x̄·values(ρ, ∇ρ), of z̄·answers(c),
-    and, block by block in bounded memory, of Σ w e(ρ, ∇ρ, f). The network runs in float64.
+    and, block by block in bounded memory, of Σ w e(ρ, ∇ρ, f, ρ̄[q]). The network runs in float64.
 
     Parameters
     ----------
@@ -38,16 +40,17 @@ class Response:
     ) -> None:
         self.functional, self.token_map = functional.double(), geometry.token_map
         self.rho, self.grad_rho, self.held = hold(rho, grad_rho)
-        self.weights = weights * self.held
-        self.c = leaf(self.token_map.to_tokens(self._values(self.rho, self.grad_rho, self.weights)))
+        self.weights, self.normalizer = weights * self.held, geometry.normalizer
+        all_points = slice(None)
+        self.c = leaf(self.token_map.to_tokens(self._values(self.rho, self.grad_rho, all_points)))
         with torch.enable_grad():
-            self.z = self.functional.network.answers(self.c, geometry.bonds)
+            self.z = self.functional.answers(self.c, geometry.bonds)
         d_z = self._no_answers()
         for points, tiles in self.token_map.blocks():
-            n, g, f = self._at(points, tiles)
+            variables = self._at(points, tiles)
             with torch.enable_grad():
-                (d_f,) = grad(self._energy(points, n, g, f), f)
-            self._collect(d_z, d_f, tiles)
+                d_f, d_q = grad(self._energy(points, tiles, *variables), variables[2:])
+            self._collect(d_z, d_f, d_q, tiles)
         self.d_z = tuple(map(leaf, d_z))
         with torch.enable_grad():
             (self.d_c,) = grad(self.z, self.c, self.d_z, create_graph=True)
@@ -71,24 +74,25 @@ class Response:
 
         answers = [self._no_answers() for _ in range(n_changes)]
         for points, tiles in self.token_map.blocks():
-            n, g, f = self._at(points, tiles)
+            variables = self._at(points, tiles)
             with torch.enable_grad():
-                slopes = grad(self._energy(points, n, g, f), (n, g, f), create_graph=True)
+                energy = self._energy(points, tiles, *variables)
+                slopes = grad(energy, variables, create_graph=True)
             for k in range(n_changes):
-                dz, dy = z_changes[k]
+                dz, dy, dq = z_changes[k]
                 df = self.token_map.scatter(dz, dy, tiles)
-                change = d_rho[k, points], d_grad_rho[k, points], df
-                vrho[k, points], vgrad[k, points], d_f = grad(
-                    slopes, (n, g, f), change, retain_graph=True
+                change = d_rho[k, points], d_grad_rho[k, points], df, dq
+                vrho[k, points], vgrad[k, points], *d_answers = grad(
+                    slopes, variables, change, retain_graph=True
                 )
-                self._collect(answers[k], d_f, tiles)
+                self._collect(answers[k], *d_answers, tiles)
 
         for k, d_z in enumerate(answers):
             c_changes[k] += grad(self.z, self.c, d_z, retain_graph=True)[0]
         for points, tiles in self.token_map.blocks():
             n, g = leaf(self.rho[points]), leaf(self.grad_rho[points])
             with torch.enable_grad():
-                values = self._values(n, g, self.weights[points])
+                values = self._values(n, g, points)
                 first = grad(values, (n, g), self._scalars(self.d_c, tiles), create_graph=True)
             for k in range(n_changes):
                 local = d_rho[k, points], d_grad_rho[k, points]
@@ -98,32 +102,40 @@ class Response:
                 vgrad[k, points] += curved[1] + straight[1]
         return vrho, vgrad
 
-    def _values(self, rho: Tensor, grad_rho: Tensor, weights: Tensor) -> Tensor:
-        return token_values(reduced_gradient(rho, grad_rho), weights * rho)
+    def _values(self, rho: Tensor, grad_rho: Tensor, points: Tensor | slice) -> Tensor:
+        s, electrons = reduced_gradient(rho, grad_rho), self.weights[points] * rho
+        return token_values(s, electrons, self.normalizer[points])
 
     def _change_of_values(self, d_rho: Tensor, d_grad_rho: Tensor) -> Tensor:
         n, g = leaf(self.rho), leaf(self.grad_rho)
         with torch.enable_grad():
-            values = self._values(n, g, self.weights)
+            values = self._values(n, g, slice(None))
             d_values = torch.zeros_like(values).requires_grad_()
             first = grad(values, (n, g), d_values, create_graph=True)
         return grad(first, d_values, (d_rho, d_grad_rho))[0]
 
-    def _at(self, points: Tensor, tiles: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Variables of the energy of a block of points."""
-        z, y = (x.detach() for x in self.z)
+    def _at(self, points: Tensor, tiles: slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Variables of the energy of a block of points: ρ, ∇ρ, f and q."""
+        z, y, q = (x.detach() for x in self.z)
         f = self.token_map.scatter(z, y, tiles)
-        return leaf(self.rho[points]), leaf(self.grad_rho[points]), leaf(f)
+        return leaf(self.rho[points]), leaf(self.grad_rho[points]), leaf(f), leaf(q)
 
-    def _energy(self, points: Tensor, n: Tensor, g: Tensor, f: Tensor) -> Tensor:
-        return self.weights[points] @ self.functional.at_points(n, g, f)[0]
+    def _energy(
+        self, points: Tensor, tiles: slice, n: Tensor, g: Tensor, f: Tensor, q: Tensor
+    ) -> Tensor:
+        width = widths(n, reduced_gradient(n, g))
+        average = self.token_map.average_block(q, width, tiles)
+        return self.weights[points] @ self.functional.at_points(n, g, f, average)[0]
 
     def _no_answers(self) -> tuple[Tensor, ...]:
         return tuple(torch.zeros_like(x) for x in self.z)
 
-    def _collect(self, d_z: tuple[Tensor, ...], d_f: Tensor, tiles: slice) -> None:
+    def _collect(
+        self, d_answers: tuple[Tensor, ...], d_f: Tensor, d_q: Tensor, tiles: slice
+    ) -> None:
         n_directed = self.functional.network.config.n_directed
-        for total, share in zip(d_z, self.token_map.gather(d_f, n_directed, tiles), strict=True):
+        shares = *self.token_map.gather(d_f, n_directed, tiles), d_q
+        for total, share in zip(d_answers, shares, strict=True):
             total += share
 
     def _scalars(self, c: Tensor, tiles: slice) -> Tensor:

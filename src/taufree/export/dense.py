@@ -7,10 +7,11 @@ from torch import Tensor, nn
 
 from taufree.functional import Functional, hold
 from taufree.model.attention import Bonds, bonds_between
+from taufree.model.averages import FLOOR, SHARES, fit, see_averages, widths
 from taufree.model.config import ModelConfig
 from taufree.model.network import indicator, local_inputs, token_values
 from taufree.model.sight import see_plainly
-from taufree.model.tokens import gaussian_features, higher_features
+from taufree.model.tokens import averaged_gaussians, gaussian_features, higher_features
 from taufree.physics.descriptors import lda_exchange, reduced_gradient
 
 
@@ -35,22 +36,27 @@ class DenseExchange(nn.Module):
         """
         return self.energy_density(rho, grad_rho, weights, *self.geometry(coords, centers))
 
-    def geometry(self, coords: Tensor, centers: Tensor) -> tuple[Tensor, Bonds]:
-        """All features Φ, (n_centers, n_features, n_points), and the pairs of tokens."""
+    def geometry(self, coords: Tensor, centers: Tensor) -> tuple[Tensor, Tensor, Bonds]:
+        """Displacements and all features Φ, (n_centers, 3 or n_features, n_points), and bonds."""
         config = self.network.config
-        phi = gaussian_features((coords - centers[:, None]).mT, config)
-        return phi, bonds_between(centers, None, config.cutoff)
+        r = (coords - centers[:, None]).mT
+        return r, gaussian_features(r, config), bonds_between(centers, None, config.cutoff)
 
     def energy_density(
-        self, rho: Tensor, grad_rho: Tensor, weights: Tensor, phi: Tensor, bonds: Bonds
+        self, rho: Tensor, grad_rho: Tensor, weights: Tensor, r: Tensor, phi: Tensor, bonds: Bonds
     ) -> Tensor:
         """The same as `forward` for a geometry that is known."""
         network, config = self.network, self.network.config
         rho, grad_rho, held = hold(rho, grad_rho)
         s = reduced_gradient(rho, grad_rho)
-        z, y = network.answers(phi @ token_values(s, weights * rho * held), bonds)
+        normalizer = (phi[:, : len(SHARES)].mT @ phi.new_tensor(SHARES)).sum(0) + FLOOR
+        c = phi @ token_values(s, weights * rho * held, normalizer)
+        z, y = network.answers(c[..., :2], bonds)
         x = see_plainly(local_inputs(rho, s), to_points(phi, z, y, config), config.n_directed)
-        alpha = indicator(x, network.experts.densely(x)[0])
+        b, q = widths(rho, s), fit(c[..., 2:], config)
+        average = averaged_gaussians(r, q, b.mT.expand(r.shape[0], -1, -1), config).sum(0).mT
+        averages = see_averages(average, rho, s, b)
+        alpha = indicator(x, network.experts.densely(torch.cat([x, averages], 1))[0])
         return held * lda_exchange(rho) * self.parent.enhancement((s * s).sum(1), alpha)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from taufree.model.attention import Bonds, EncoderLayer
+from taufree.model.averages import N_SEEN
 from taufree.model.config import ModelConfig
 from taufree.model.experts import Experts
 from taufree.model.sight import see
@@ -45,12 +46,12 @@ class Network(nn.Module):
         )
         self.vector_gates = nn.Linear(width, len(higher) * n_mix * n_read)
         self.tensors = nn.Linear(width, config.n_tensor_features * config.n_directed)
-        self.experts = Experts(2 + n_read + 4 * config.n_directed, config)
+        self.experts = Experts(2 + n_read + 4 * config.n_directed + N_SEEN, config)
 
     def read_density(self, c: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Invariants of what each token sees, and its tensors for l ≥ 1, of order one.
 
-        ``c`` (n_tokens, n_features, 2) is Φᵀ applied to `token_values`.
+        ``c`` (n_tokens, n_features, 2) is Φᵀ applied to the first two of `token_values`.
         """
         n0, higher = self.config.n_radial[0], self.config.n_radial[1:]
         volume = (
@@ -88,15 +89,18 @@ class Network(nn.Module):
         y = self.tensors(x).unflatten(1, (config.n_tensor_features, config.n_directed))
         return torch.cat(z, 1), y
 
-    def head(self, local: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:
-        """α̃ (n_points,) and gates (n_points, n_experts) from what is known at each point."""
+    def head(self, local: Tensor, f: Tensor, averages: Tensor) -> tuple[Tensor, Tensor]:
+        """α̃ (n_points,) and gates (n_points, n_experts) from what is known at each point.
+
+        ``averages`` as of `see_averages`, (n_points, N_SEEN).
+        """
         x = see(local, f, self.config.n_directed)
-        y, gate = self.experts(x)
+        y, gate = self.experts(torch.cat([x, averages], 1))
         return indicator(x, y), gate
 
 
 def indicator(x: Tensor, y: Tensor) -> Tensor:
-    """α̃ from what the experts see and their output y, (n_points,).
+    """α̃ from what a point sees (`see`) and the output y of the experts, (n_points,).
 
     y is damped by g = 1 − exp(−t − |f|²), t = s²/(1 + s²): with no gradient and no token in reach,
     as in the uniform gas, α̃ = 1 exactly.
@@ -114,7 +118,11 @@ def local_inputs(rho: Tensor, s: Tensor) -> Tensor:
     return torch.cat([torch.log(rho + LOG_FLOOR)[:, None] / 4, u], 1)
 
 
-def token_values(s: Tensor, electrons: Tensor) -> Tensor:
-    """What a token sums up of each grid point: m and m t, t = |u|² = s²/(1 + s²), (n_points, 2)."""
+def token_values(s: Tensor, electrons: Tensor, normalizer: Tensor) -> Tensor:
+    """What a token sums up of each grid point, (n_points, 3).
+
+    m and m t, t = |u|² = s²/(1 + s²), which the encoder sees, and m/G, G as `normalizer`, of which
+    `fit` makes the density in Gaussians.
+    """
     p = (s * s).sum(1)
-    return torch.stack([electrons, electrons * p / (1 + p)], -1)
+    return torch.stack([electrons, electrons * p / (1 + p), electrons / normalizer], -1)

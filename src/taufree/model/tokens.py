@@ -53,6 +53,19 @@ PAIRS = 16_384
 MOVING_PAIRS = 256
 """The same where autograd keeps what it went through."""
 
+_HALF_ROOT3 = math.sqrt(3) / 2
+_TENSORS = torch.tensor(
+    [
+        [[0, _HALF_ROOT3, 0], [_HALF_ROOT3, 0, 0], [0, 0, 0]],
+        [[0, 0, 0], [0, 0, _HALF_ROOT3], [0, _HALF_ROOT3, 0]],
+        [[-0.5, 0, 0], [0, -0.5, 0], [0, 0, 1]],
+        [[0, 0, _HALF_ROOT3], [0, 0, 0], [_HALF_ROOT3, 0, 0]],
+        [[_HALF_ROOT3, 0, 0], [0, -_HALF_ROOT3, 0], [0, 0, 0]],
+    ],
+    dtype=torch.float64,
+)
+"""T_m of S_2m(r) = rᵀ T_m r, (5, 3, 3)."""
+
 
 def gaussian_exponents(config: ModelConfig) -> Tensor:
     """Even-tempered exponents a_n = a_0 2ⁿ, broadest first, (n_radial[0],)."""
@@ -87,6 +100,33 @@ def gaussian_features(r: Tensor, config: ModelConfig) -> Tensor:
         angular = harmonics[:, l * l : (l + 1) ** 2]
         parts.append((radial[:, :, None] * angular[:, None]).flatten(1, 2))
     return torch.cat(parts, 1)
+
+
+def averaged_gaussians(r: Tensor, q: Tensor, b: Tensor, config: ModelConfig) -> Tensor:
+    """What one token adds to `TokenMap.average` at displacements r.
+
+    Shapes: (n_near, 3, n), (n_near, n_features), (n_near, n_heads, n) -> (n_near, 4 n_heads, n).
+    """
+    n0, n1, n2 = config.n_radial
+    exponents = gaussian_exponents(config).to(r)[:, None]
+    d2 = (r * r).sum(1)[:, None, None]
+    fade = (1 - d2 / config.cutoff**2).clamp_min(0) ** 3
+    w = b[:, :, None] / (exponents + b[:, :, None])  # (n_near, n_heads, n0, n)
+    gauss = fade * torch.exp(-exponents * w * d2) * w**1.5
+    s, v, t = q.split((n0, 3 * n1, 5 * n2), 1)
+    v = v.unflatten(1, (n1, 3)) * exponents[:n1].sqrt()  # (n_near, n1, 3)
+    t = t.unflatten(1, (n2, 5)) * exponents[:n2] @ _TENSORS.to(r).flatten(1)
+    turned = t.unflatten(2, (3, 3)) @ r[:, None]  # (n_near, n2, 3, n)
+    slope = 2 * turned[:, None] * w[:, :, :n2, None] ** 2  # (n_near, n_heads, n2, 3, n)
+    second = (turned * r[:, None]).sum(2)[:, None] * w[:, :, :n2] ** 2
+    first = (v @ r)[:, None] * w[:, :, :n1]
+    pad = nn.functional.pad
+    value = s[:, None, :, None] + pad(first, (0, 0, 0, n0 - n1)) + pad(second, (0, 0, 0, n0 - n2))
+    straight = pad(v[:, None, :, :, None] * w[:, :, :n1, None], (0, 0, 0, 0, 0, n0 - n1))
+    slope = straight + pad(slope, (0, 0, 0, 0, 0, n0 - n2))
+    slope = slope - 2 * (exponents * w * value)[:, :, :, None] * r[:, None, None]
+    mean = (gauss * value).sum(2)[:, :, None]
+    return torch.cat([mean, (gauss[:, :, :, None] * slope).sum(2)], 2).flatten(1, 2)
 
 
 def higher_features(phi: Tensor, config: ModelConfig) -> tuple[Tensor, Tensor]:
@@ -181,6 +221,43 @@ class TokenMap:
         """
         return _ToPoints.apply(z, self.no_tensors(z) if y is None else y, self)
 
+    def average(self, q: Tensor, b: Tensor) -> Tensor:
+        """A density in Gaussians, averaged at every point with kernels of its own widths.
+
+        Parameters
+        ----------
+        q : Tensor, (n_tokens, n_features), float64
+            Coefficients of exp(−a_n d²) a_n^{l/2} S_lm; each token's density fades with C(d).
+        b : Tensor, (n_points, n_heads), float64
+            Exponents of the kernels.
+
+        Returns
+        -------
+        (n_points, 4 n_heads): ρ̄ and ∇ρ̄ of each head (of C(d) only the value, not its slope, is in
+        ∇ρ̄). See `taufree.model.averages`.
+        """
+        parts = [self.average_block(q, b[points], tiles) for points, tiles in self.blocks()]
+        return torch.cat([b.new_zeros(0, 4 * b.shape[1]), *parts])[torch.argsort(self.order)]
+
+    def average_block(self, q: Tensor, b: Tensor, tiles: slice) -> Tensor:
+        """The same at the points of some tiles, whose b are given."""
+        if self._compiled:
+            return _Average.apply(q, b, self, tiles)
+        return self.average_plainly(q, b, tiles)
+
+    def average_plainly(self, q: Tensor, b: Tensor, tiles: slice) -> Tensor:
+        """The reference form of `average_block`."""
+        b_tiles = self._tiled(b, tiles, 1.0)  # (n_tiles, n_heads, TILE)
+        found = b.new_zeros(len(b_tiles), 4 * b.shape[1], TILE)
+        first, last = (int(self.pointer[t]) for t in (tiles.start, tiles.stop))
+        for start in range(first, last, PAIRS):
+            pairs = slice(start, min(start + PAIRS, last))
+            tile = self.tile[pairs] - tiles.start
+            r = self.points[self.tile[pairs]] - self.position[pairs, :, None]
+            near = averaged_gaussians(r, q[self.token[pairs]], b_tiles[tile], self.config)
+            found = found.index_add(0, tile, near)
+        return found.mT.flatten(0, 1)[: len(b)]
+
     def gather(self, x: Tensor, n_directed: int, tiles: slice) -> tuple[Tensor, Tensor]:
         """Share of some tiles in Φᵀ x, in float64, shaped as z and y of `to_points`.
 
@@ -213,10 +290,13 @@ class TokenMap:
                 f.index_add_(0, tile, self._read(phi, z[token], y[token]))
         return f.mT.flatten(0, 1)[: self.n_points - tiles.start * TILE]
 
-    def motion(self, x: Tensor, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Derivatives of Σ x Φ (z, y) when points, tokens or the cell move.
+    def motion(
+        self, x: Tensor, z: Tensor, y: Tensor, averages: tuple[Tensor, Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Derivatives of Σ x Φ (z, y) + Σ v ρ̄ when points, tokens or the cell move.
 
-        ``x`` (n_points, n_scalars + 8 n_directed), ``z`` and ``y`` as in `to_points`.
+        ``x`` (n_points, n_scalars + 8 n_directed), ``z`` and ``y`` as in `to_points`; ``averages``
+        are v (n_points, 4 n_heads), and q and b as in `average`.
 
         Returns
         -------
@@ -224,10 +304,12 @@ class TokenMap:
         r → (1 + ε) r of points, tokens and lattice together, (3, 3). All in float64.
         """
         x, z, y = x.double(), z.double(), y.double()
+        v, q, b = averages
         d_points, d_tokens = x.new_zeros(self.n_points, 3), x.new_zeros(self.n_tokens, 3)
         strain = x.new_zeros(3, 3)
         for points, tiles in self.blocks():
-            x_tiles = self._tiled(x[points], tiles)
+            x_tiles = self._tiled(torch.cat([x[points], v[points]], 1), tiles)
+            b_tiles = self._tiled(b[points], tiles, 1.0)
             force = x_tiles.new_zeros(len(x_tiles), 3, TILE)
             first, last = (int(self.pointer[t]) for t in (tiles.start, tiles.stop))
             for start in range(first, last, MOVING_PAIRS):
@@ -236,7 +318,8 @@ class TokenMap:
                 r = self.points[self.tile[pairs]] - self.position[pairs, :, None]
                 with torch.enable_grad():
                     phi = gaussian_features(r.requires_grad_(), self.config)
-                    read = self._read(phi, z[token], y[token])
+                    near = averaged_gaussians(r, q[token], b_tiles[tile], self.config)
+                    read = torch.cat([self._read(phi, z[token], y[token]), near], 1)
                 (d_r,) = torch.autograd.grad(read, r, x_tiles[tile])
                 force.index_add_(0, tile, d_r)
                 d_tokens.index_add_(0, token, -d_r.sum(2))
@@ -244,9 +327,10 @@ class TokenMap:
             d_points[points] = force.mT.flatten(0, 1)[: len(points)]
         return d_points, d_tokens, strain
 
-    def _tiled(self, x: Tensor, tiles: slice) -> Tensor:
-        """Values of a block's points by tiles, (n_tiles, n_values, TILE), zero past the last."""
-        x = torch.cat([x, x.new_zeros((tiles.stop - tiles.start) * TILE - len(x), x.shape[1])])
+    def _tiled(self, x: Tensor, tiles: slice, fill: float = 0.0) -> Tensor:
+        """Values of a block's points by tiles, (n_tiles, n_values, TILE); ``fill`` is past the last."""
+        missing = (tiles.stop - tiles.start) * TILE - len(x)
+        x = torch.cat([x, x.new_full((missing, x.shape[1]), fill)])
         return x.unflatten(0, (-1, TILE)).mT.contiguous()
 
     def _read(self, phi: Tensor, z: Tensor, y: Tensor) -> Tensor:
@@ -282,6 +366,12 @@ class TokenMap:
             r = self.points[self.tile[pairs]] - self.position[pairs, :, None]
             phi = gaussian_features(r.to(dtype), self.config)
             yield self.tile[pairs] - tiles.start, self.token[pairs], phi
+
+    def _of_average(self, q: Tensor, b: Tensor, tiles: slice) -> tuple[Any, ...]:
+        """What the kernels of `average_block` are told."""
+        arguments = self._arguments(tiles, torch.float64)
+        b = self._tiled(b.detach(), tiles, 1.0)
+        return *arguments[:6], self.config.cutoff, b.numpy(), q.detach().contiguous().numpy()
 
     def _arguments(self, tiles: slice, dtype: torch.dtype) -> tuple[Any, ...]:
         """What both kernels are told of some tiles."""
@@ -331,6 +421,28 @@ class _ToPoints(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         return *_ToTokens.apply(grad, ctx.n_directed, ctx.token_map), None
+
+
+class _Average(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, b: Tensor, token_map: TokenMap, tiles: slice) -> Tensor:
+        ctx.save_for_backward(q, b)
+        ctx.token_map, ctx.tiles = token_map, tiles
+        average = torch.from_numpy(kernels.average(*token_map._of_average(q, b, tiles)))  # type: ignore[call-arg]
+        return average.mT.flatten(0, 1)[: len(b)]
+
+    @staticmethod
+    def backward(ctx: Any, d_average: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        q, b = ctx.saved_tensors
+        if torch.is_grad_enabled():  # to be differentiated once more
+            average = ctx.token_map.average_plainly(q, b, ctx.tiles)
+            d_q, d_b = torch.autograd.grad(average, (q, b), d_average, create_graph=True)
+            return d_q, d_b, None, None
+        arguments = ctx.token_map._of_average(q, b, ctx.tiles)
+        d_average = ctx.token_map._tiled(d_average, ctx.tiles)
+        d_q, d_b = kernels.average_backward(*arguments, d_average.numpy())  # type: ignore[call-arg]
+        d_b = torch.from_numpy(d_b).mT.flatten(0, 1)[: len(b)]
+        return torch.from_numpy(d_q), d_b, None, None
 
 
 def _spatial_order(coords: Tensor) -> Tensor:

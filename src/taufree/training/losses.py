@@ -110,7 +110,8 @@ class Losses(nn.Module):
         """α̃ at the batch's points, (n_rows, n_points), and the gates (all points, n_experts)."""
         network = self.network
         f = read(batch.groups, *network.answers(batch.seen, batch.bonds), network.config)
-        alpha, gates = network.head(batch.local.flatten(0, 1), f.flatten(0, 1))
+        inputs = (x.flatten(0, 1) for x in (batch.local, f, batch.averages))
+        alpha, gates = network.head(*inputs)
         return alpha.double().view_as(batch.weights), gates
 
     def error(self, batch: Batch) -> Tensor:

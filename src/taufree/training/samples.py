@@ -15,6 +15,7 @@ from torch import Tensor
 from taufree.data.store import ReferenceDensity
 from taufree.functional import hold
 from taufree.model.attention import Bonds, bonds_between, make_bonds
+from taufree.model.averages import fit, normalizer, see_averages, widths
 from taufree.model.config import ModelConfig
 from taufree.model.network import local_inputs, token_values
 from taufree.model.tokens import TokenMap, images
@@ -40,6 +41,7 @@ class Member:
     moved: float  # ∫|ρ − ρ₀| / N, ρ₀ the family's first density
     seen: Tensor  # (n_tokens, n_features, 2): what the tokens see
     local: Tensor  # (n_points, 4)
+    averages: Tensor  # (n_points, N_SEEN), float16: many of them are held in memory
     known: Tensor  # (n_points, 3): p, the LDA's energy per volume, α of the orbitals
 
 
@@ -90,9 +92,9 @@ def _family(
     tokens, positions = images(centers, lattice, coords, config.cutoff)
     near = torch.stack([(coords - r).norm(dim=1).min() for r in positions]) < config.cutoff
     tokens, positions = tokens[near], positions[near]
-    fields = [(r.density.rho[spin], r.density.grad_rho[spin], r.tau[spin]) for r in records]
+    spins = [(r.density.rho[spin], r.density.grad_rho[spin], r.tau[spin]) for r in records]
     rho, grad_rho, tau = (  # of all densities, one after the other
-        first.n_spin * torch.cat(field).to(device) for field in zip(*fields, strict=True)
+        first.n_spin * torch.cat(field).to(device) for field in zip(*spins, strict=True)
     )
     rho, grad_rho, held = hold(rho, grad_rho)
     electrons = weights.repeat(len(records)) * rho * held
@@ -100,14 +102,26 @@ def _family(
     p, lda = (s * s).sum(1), lda_exchange(rho) * held
     alpha = iso_orbital_indicator(rho, grad_rho.square().sum(1) * held, tau * held)
     known = torch.stack([p, lda, alpha], 1).float().split(len(weights))
-    local = local_inputs(rho, s).float().split(len(weights))
-    values = torch.cat(token_values(s, electrons).split(len(weights)), 1)
     token_map = TokenMap(config, coords, len(centers), tokens, positions)
-    seen = token_map.to_tokens(values).float().split(2, -1)
+    shared = normalizer(token_map).repeat(len(records))
+    values = torch.cat(token_values(s, electrons, shared).split(len(weights)), 1)
+    c = token_map.to_tokens(values).split(3, -1)
+    seen = [of_one[..., :2].float() for of_one in c]
+    b = widths(rho, s)
+    average = torch.cat(
+        [
+            token_map.average(fit(of_one[..., 2:], config), b_of_one)
+            for of_one, b_of_one in zip(c, b.split(len(weights)), strict=True)
+        ]
+    )
+    averages = see_averages(average, rho, s, b).half().split(len(weights))
+    local = local_inputs(rho, s).float().split(len(weights))
     of_density = electrons.view(len(records), -1)
     counts = of_density.sum(1).tolist()
     moved = ((of_density - of_density[0]).abs().sum(1) / of_density[0].sum()).tolist()
-    members = [Member(*each) for each in zip(counts, moved, seen, local, known, strict=True)]
+    members = [
+        Member(*each) for each in zip(counts, moved, seen, local, averages, known, strict=True)
+    ]
     energy = weights * known[0][:, 1]
     # some Lebedev grids have negative weights
     chance = of_density[0].abs() / of_density[0].abs().sum() + energy.abs() / energy.abs().sum()
@@ -165,6 +179,7 @@ class Batch:
     bonds: Bonds
     groups: list[Group]
     local: Tensor  # (n_rows, n_points, 4)
+    averages: Tensor  # (n_rows, n_points, N_SEEN)
     known: Tensor  # (n_rows, n_points, 3), see `Member`
     weights: Tensor  # (n_rows, n_points)
     electrons: Tensor  # (n_rows,)
@@ -204,7 +219,9 @@ class Densities:
             name: [getattr(f, name) for f in families]
             for name in ("coords", "weights", "chance", "tokens", "positions")
         }
-        of_members = {name: [getattr(m, name) for m in members] for name in ("local", "known")}
+        of_members = {
+            name: [getattr(m, name) for m in members] for name in ("local", "averages", "known")
+        }
         self.seen = self._flat([m.seen for m in members])
         del families, members  # the lists above are the last to hold what fills the memory
         self.coords = self._flat(of_families["coords"])
@@ -213,6 +230,7 @@ class Densities:
         self.tokens = self._flat(of_families["tokens"])
         self.positions = self._flat(of_families["positions"])
         self.local = self._flat(of_members["local"])
+        self.averages = self._flat(of_members["averages"])
         self.known = self._flat(of_members["known"])
 
     def _flat(self, tensors: list[Tensor]) -> Tensor:
@@ -290,6 +308,7 @@ class Densities:
             ),
             groups=list(self._groups(families, first_token, index)),
             local=self.local[field],
+            averages=self.averages[field].float(),
             known=self.known[field],
             weights=weights,
             electrons=self._to(self.electrons[members]),

@@ -13,6 +13,7 @@ from taufree.evaluation.speed import measure, systems
 from taufree.evaluation.speed.measure import DEORBITALIZED, Say
 from taufree.evaluation.speed.peers import evaluate
 from taufree.functional import RHO_THRESHOLD, Functional
+from taufree.model.averages import see_averages, widths
 from taufree.model.experts import Experts
 from taufree.model.network import local_inputs, token_values
 from taufree.model.sight import see
@@ -39,10 +40,14 @@ def bench_experts(
     s = reduced_gradient(rho, density.grad_rho[held])
     network, experts = functional.network, functional.network.experts
     with torch.no_grad():
-        seen = geometry.token_map.to_tokens(token_values(s, weights * rho).to(functional.dtype))
-        read = geometry.token_map.to_points(*network.answers(seen, geometry.bonds))
+        token_map, b = geometry.token_map, widths(rho, s)
+        values = token_values(s, weights * rho, geometry.normalizer)
+        c = token_map.to_tokens(values.to(functional.dtype))
+        z, y, q = functional.answers(c, geometry.bonds)
+        averages = see_averages(token_map.average(q, b), rho, s, b).to(functional.dtype)
         local = local_inputs(rho, s).to(functional.dtype)
-        inputs = see(local, read, network.config.n_directed)
+        seen = see(local, token_map.to_points(z, y), network.config.n_directed)
+        inputs = torch.cat([seen, averages], 1)
         gates = experts.gates(inputs)
     forms = {"sparse": lambda x: experts(x)[0], "every expert everywhere": dense(experts)}
     say(f"{len(inputs)} grid points")

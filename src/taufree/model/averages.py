@@ -1,0 +1,122 @@
+"""Attention of each grid point to the density around it, with a width of its own.
+
+Head h averages the density around r with the Gaussian kernel
+
+    ρ̄_h(r) = ∫ (b/π)^{3/2} exp(−b |r − r'|²) ρ(r') d³r',   b = c_h k_F²(1 + s²),
+
+whose width the point's own density sets: 1/√b ~ 1/k_F where it varies slowly and ~ ρ/|∇ρ| in tails
+and at nuclei, so that the averages scale with the density. A sum over all pairs of grid points is
+not needed. A Gaussian of exponent a averaged with one of exponent b is
+
+    exp(−a d²) → (b/(a + b))^{3/2} exp(−ab/(a + b) d²),
+
+times (b/(a + b))^l before a solid harmonic. So ρ is written in the Gaussians Φ of the tokens, and
+each point sums these, widened, over the tokens in reach (`taufree.model.tokens.TokenMap.average`).
+
+**The density in Gaussians.** Points share their density out among the tokens, as softmax attention
+would: p_A(r) = g(|r − R_A|)/G(r), G(r) = Σ_B g(|r − R_B|) + ε. Each share p_A ρ is fitted by its
+own token's Gaussians with weights 1/g: then Φ_Aᵀ is applied to w ρ / G, the same numbers for all
+tokens, and the normal equations have the same small matrix for every token and system, one for
+each l (decision 0019).
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from taufree.model.config import ModelConfig
+from taufree.model.tokens import TokenMap, gaussian_exponents
+
+HEADS = (0.15, 0.5)
+"""c_h: one head sees farther than 1/k_F, one nearer."""
+N_SEEN = 3 * len(HEADS)
+"""Numbers that an expert sees of the averages."""
+SHARES = (0.01, 0.04, 0.15, 0.4, 0.6, 0.5)
+"""g = C(d) Σ_n SHARES[n] exp(−a_n d²): about as slow as exp(−2d), and smooth at the nucleus."""
+FLOOR = 1e-6
+"""ε: where all g are smaller, no token has a share."""
+RIDGE = 1e-3
+"""Added to the diagonal of the normal equations, in units of it: coefficients stay moderate."""
+SOFT = 0.1
+"""ρ̄/ρ below which its logarithm levels off; a fit may be negative in places."""
+
+
+def normalizer(token_map: TokenMap) -> Tensor:
+    """G at every point, (n_points,)."""
+    return token_map.to_points(shares(token_map))[:, 0] + FLOOR
+
+
+def shares(token_map: TokenMap) -> Tensor:
+    """z of `TokenMap.to_points` that gives Σ_B g, (n_tokens, n_features, 1), float64."""
+    z = token_map.points.new_zeros(token_map.n_tokens, token_map.config.n_features, 1)
+    z[:, : len(SHARES), 0] = z.new_tensor(SHARES)
+    return z
+
+
+def fit(c: Tensor, config: ModelConfig) -> Tensor:
+    """Coefficients q of the density in Gaussians from c = Φᵀ(w ρ / G).
+
+    Shapes: (n_tokens, n_features, 1) -> (n_tokens, n_features), float64.
+    """
+    parts, start = [], 0
+    c = c[..., 0].double()
+    for l, inverse in enumerate(_inverses(config)):
+        stop = start + len(inverse) * (2 * l + 1)
+        part = c[:, start:stop].unflatten(1, (len(inverse), 2 * l + 1))
+        parts.append((inverse.to(c.device) @ part).flatten(1))
+        start = stop
+    return torch.cat(parts, 1)
+
+
+@cache
+def _inverses(config: ModelConfig) -> list[Tensor]:
+    """Inverse of ∫ Φ_n Φ_n' / g for each l, with a ridge, (n_radial[l], n_radial[l])."""
+    x, weight = np.polynomial.legendre.leggauss(400)
+    x, weight = torch.from_numpy(x + 1) / 2, torch.from_numpy(weight) / 2
+    d = config.cutoff * x**3
+    weight = weight * 3 * config.cutoff * x**2 * 4 * math.pi * d**2
+    exponents = gaussian_exponents(config)[:, None]
+    gauss = (1 - d**2 / config.cutoff**2) ** 3 * torch.exp(-exponents * d**2)
+    g = gauss.new_tensor(SHARES) @ gauss[: len(SHARES)] + FLOOR
+    found = []
+    for l, n in enumerate(config.n_radial):
+        phi = gauss[:n] * exponents[:n] ** (l / 2) * d**l
+        matrix = (phi * (weight / g)) @ phi.T / (2 * l + 1)
+        size = matrix.diagonal().rsqrt()
+        matrix = matrix * size * size[:, None] + RIDGE * torch.eye(n, dtype=d.dtype)
+        found.append(size[:, None] * torch.linalg.inv(matrix) * size)
+    return found
+
+
+def widths(rho: Tensor, s: Tensor) -> Tensor:
+    """b of every head, bohr⁻²: (n_points,), (n_points, 3) -> (n_points, n_heads)."""
+    k_f_squared = (3 * math.pi**2 * rho) ** (2 / 3)
+    return (k_f_squared * (1 + (s * s).sum(1)))[:, None] * rho.new_tensor(HEADS)
+
+
+def see_averages(average: Tensor, rho: Tensor, s: Tensor, b: Tensor) -> Tensor:
+    """What an expert sees of them, invariant under rotation: (n_points, `N_SEEN`).
+
+    Of each head ln(ρ̄/ρ), and of the vector D = ∇ρ̄ / (2√b ρ̄), damped as D/√(1 + |D|²): its part
+    along u = s/√(1 + s²) and its square. D is √b times the mean of r' − r under the kernel.
+
+    Parameters
+    ----------
+    average : Tensor, (n_points, 4 n_heads)
+        ρ̄ and ∇ρ̄ of each head, see `TokenMap.average`.
+    rho, s, b : Tensor, (n_points,), (n_points, 3), (n_points, n_heads)
+    """
+    mean, slope = average.unflatten(1, (-1, 4)).split((1, 3), 2)
+    ratio = mean[..., 0] / rho[:, None]
+    ratio = (ratio + (ratio * ratio + SOFT**2).sqrt()) / (1 + math.sqrt(1 + SOFT**2))
+    dipole = slope / (2 * b.sqrt() * rho[:, None] * ratio)[..., None]
+    square = (dipole * dipole).sum(2)
+    damping = torch.rsqrt(1 + square)
+    u = s * torch.rsqrt(1 + (s * s).sum(1, keepdim=True))
+    along = (dipole * u[:, None]).sum(2) * damping
+    return torch.cat([ratio.log(), along, square * damping**2], 1)
