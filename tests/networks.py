@@ -12,7 +12,7 @@ from taufree.model.network import Network
 
 
 def random_network(
-    *, roughness: float = 3.0, seed: int = 8, dtype: torch.dtype = torch.float64, **config: Any
+    *, roughness: float = 3.0, seed: int = 29, dtype: torch.dtype = torch.float64, **config: Any
 ) -> Network:
     """Seeded weights, ``roughness`` times PyTorch's own.
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from taufree.functional import Functional, hold
 from taufree.model.attention import Bonds, bonds_between
-from taufree.model.averages import FLOOR, SHARES, fit, see_averages, widths
+from taufree.model.averages import FLOOR, fit, see_averages, shares, widths
 from taufree.model.config import ModelConfig
 from taufree.model.network import indicator, local_inputs, token_values
 from taufree.model.sight import see_plainly
@@ -49,7 +49,7 @@ class DenseExchange(nn.Module):
         network, config = self.network, self.network.config
         rho, grad_rho, held = hold(rho, grad_rho)
         s = reduced_gradient(rho, grad_rho)
-        normalizer = (phi[:, : len(SHARES)].mT @ phi.new_tensor(SHARES)).sum(0) + FLOOR
+        normalizer = (phi.mT @ shares(config)).sum(0) + FLOOR
         c = phi @ token_values(s, weights * rho * held, normalizer)
         z, y = network.answers(c[..., :2], bonds)
         x = see_plainly(local_inputs(rho, s), to_points(phi, z, y, config), config.n_directed)

@@ -27,6 +27,7 @@ from functools import cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from taufree.model.config import ModelConfig
@@ -37,7 +38,8 @@ HEADS = (0.15, 0.5)
 N_SEEN = 3 * len(HEADS)
 """Numbers that an expert sees of the averages."""
 SHARES = (0.01, 0.04, 0.15, 0.4, 0.6, 0.5)
-"""g = C(d) Σ_n SHARES[n] exp(−a_n d²): about as slow as exp(−2d), and smooth at the nucleus."""
+"""g = C(d) Σ_n SHARES[n] exp(−a_n d²): about as slow as exp(−2d), smooth at the nucleus. A model
+with fewer Gaussians leaves out the sharpest."""
 FLOOR = 1e-6
 """ε: where all g are smaller, no token has a share."""
 RIDGE = 1e-3
@@ -48,14 +50,14 @@ SOFT = 0.1
 
 def normalizer(token_map: TokenMap) -> Tensor:
     """G at every point, (n_points,)."""
-    return token_map.to_points(shares(token_map))[:, 0] + FLOOR
+    z = shares(token_map.config).to(token_map.points).expand(token_map.n_tokens, -1)
+    return token_map.to_points(z[..., None])[:, 0] + FLOOR
 
 
-def shares(token_map: TokenMap) -> Tensor:
-    """z of `TokenMap.to_points` that gives Σ_B g, (n_tokens, n_features, 1), float64."""
-    z = token_map.points.new_zeros(token_map.n_tokens, token_map.config.n_features, 1)
-    z[:, : len(SHARES), 0] = z.new_tensor(SHARES)
-    return z
+def shares(config: ModelConfig) -> Tensor:
+    """g in the features Φ of one token, (n_features,), float64."""
+    known = torch.tensor(SHARES[: config.n_radial[0]], dtype=torch.float64)
+    return torch.nn.functional.pad(known, (0, config.n_features - len(known)))
 
 
 def fit(c: Tensor, config: ModelConfig) -> Tensor:
@@ -68,28 +70,28 @@ def fit(c: Tensor, config: ModelConfig) -> Tensor:
     for l, inverse in enumerate(_inverses(config)):
         stop = start + len(inverse) * (2 * l + 1)
         part = c[:, start:stop].unflatten(1, (len(inverse), 2 * l + 1))
-        parts.append((inverse.to(c.device) @ part).flatten(1))
+        parts.append((torch.tensor(inverse, device=c.device) @ part).flatten(1))
         start = stop
     return torch.cat(parts, 1)
 
 
 @cache
-def _inverses(config: ModelConfig) -> list[Tensor]:
+def _inverses(config: ModelConfig) -> list[NDArray[np.float64]]:
     """Inverse of ∫ Φ_n Φ_n' / g for each l, with a ridge, (n_radial[l], n_radial[l])."""
     x, weight = np.polynomial.legendre.leggauss(400)
-    x, weight = torch.from_numpy(x + 1) / 2, torch.from_numpy(weight) / 2
+    x, weight = (x + 1) / 2, weight / 2
     d = config.cutoff * x**3
-    weight = weight * 3 * config.cutoff * x**2 * 4 * math.pi * d**2
-    exponents = gaussian_exponents(config)[:, None]
-    gauss = (1 - d**2 / config.cutoff**2) ** 3 * torch.exp(-exponents * d**2)
-    g = gauss.new_tensor(SHARES) @ gauss[: len(SHARES)] + FLOOR
+    weight = weight * 3 * config.cutoff * x**2 * 4 * np.pi * d**2
+    exponents = gaussian_exponents(config).numpy()[:, None]
+    gauss = (1 - d**2 / config.cutoff**2) ** 3 * np.exp(-exponents * d**2)
+    g = np.array(SHARES[: len(gauss)]) @ gauss[: len(SHARES)] + FLOOR
     found = []
     for l, n in enumerate(config.n_radial):
         phi = gauss[:n] * exponents[:n] ** (l / 2) * d**l
         matrix = (phi * (weight / g)) @ phi.T / (2 * l + 1)
-        size = matrix.diagonal().rsqrt()
-        matrix = matrix * size * size[:, None] + RIDGE * torch.eye(n, dtype=d.dtype)
-        found.append(size[:, None] * torch.linalg.inv(matrix) * size)
+        size = matrix.diagonal() ** -0.5
+        matrix = matrix * size * size[:, None] + RIDGE * np.eye(n)
+        found.append(size[:, None] * np.linalg.inv(matrix) * size)
     return found
 
 

@@ -54,17 +54,14 @@ MOVING_PAIRS = 256
 """The same where autograd keeps what it went through."""
 
 _HALF_ROOT3 = math.sqrt(3) / 2
-_TENSORS = torch.tensor(
-    [
-        [[0, _HALF_ROOT3, 0], [_HALF_ROOT3, 0, 0], [0, 0, 0]],
-        [[0, 0, 0], [0, 0, _HALF_ROOT3], [0, _HALF_ROOT3, 0]],
-        [[-0.5, 0, 0], [0, -0.5, 0], [0, 0, 1]],
-        [[0, 0, _HALF_ROOT3], [0, 0, 0], [_HALF_ROOT3, 0, 0]],
-        [[_HALF_ROOT3, 0, 0], [0, -_HALF_ROOT3, 0], [0, 0, 0]],
-    ],
-    dtype=torch.float64,
-)
-"""T_m of S_2m(r) = rᵀ T_m r, (5, 3, 3)."""
+_TENSORS = [
+    [[0, _HALF_ROOT3, 0], [_HALF_ROOT3, 0, 0], [0, 0, 0]],
+    [[0, 0, 0], [0, 0, _HALF_ROOT3], [0, _HALF_ROOT3, 0]],
+    [[-0.5, 0, 0], [0, -0.5, 0], [0, 0, 1]],
+    [[0, 0, _HALF_ROOT3], [0, 0, 0], [_HALF_ROOT3, 0, 0]],
+    [[_HALF_ROOT3, 0, 0], [0, -_HALF_ROOT3, 0], [0, 0, 0]],
+]
+"""T_m of S_2m(r) = rᵀ T_m r."""
 
 
 def gaussian_exponents(config: ModelConfig) -> Tensor:
@@ -115,7 +112,7 @@ def averaged_gaussians(r: Tensor, q: Tensor, b: Tensor, config: ModelConfig) -> 
     gauss = fade * torch.exp(-exponents * w * d2) * w**1.5
     s, v, t = q.split((n0, 3 * n1, 5 * n2), 1)
     v = v.unflatten(1, (n1, 3)) * exponents[:n1].sqrt()  # (n_near, n1, 3)
-    t = t.unflatten(1, (n2, 5)) * exponents[:n2] @ _TENSORS.to(r).flatten(1)
+    t = t.unflatten(1, (n2, 5)) * exponents[:n2] @ r.new_tensor(_TENSORS).flatten(1)
     turned = t.unflatten(2, (3, 3)) @ r[:, None]  # (n_near, n2, 3, n)
     slope = 2 * turned[:, None] * w[:, :, :n2, None] ** 2  # (n_near, n_heads, n2, 3, n)
     second = (turned * r[:, None]).sum(2)[:, None] * w[:, :, :n2] ** 2
@@ -328,7 +325,7 @@ class TokenMap:
         return d_points, d_tokens, strain
 
     def _tiled(self, x: Tensor, tiles: slice, fill: float = 0.0) -> Tensor:
-        """Values of a block's points by tiles, (n_tiles, n_values, TILE); ``fill`` is past the last."""
+        """Values of a block's points by tiles, padded with ``fill``: (n_tiles, n_values, TILE)."""
         missing = (tiles.stop - tiles.start) * TILE - len(x)
         x = torch.cat([x, x.new_full((missing, x.shape[1]), fill)])
         return x.unflatten(0, (-1, TILE)).mT.contiguous()

@@ -46,8 +46,8 @@ from taufree.training.volumes import Crystal, Curves, slope_error
 Chance = NDArray[np.float64]
 LOG_EVERY = 10
 """Steps between looks at the losses: each waits for the device."""
-CRYSTALS_EVERY = 3
-"""Steps: the others see whole molecules, both never the same, which bounds their memory."""
+CRYSTALS_EVERY = 2
+"""Steps: the others see whole molecules."""
 READERS = 8
 """Threads that read records; their checksums take as long as all else."""
 
@@ -96,7 +96,9 @@ def train(config_path: Path, *, resume: bool = True) -> dict[str, Any]:
     molecules, validation_molecules = (
         _molecules(config, split, fabric.device) for split in ("train", "validation")
     )
-    curves, validation_curves = (_curves(config, split) for split in ("train", "validation"))
+    curves, validation_curves = (
+        _curves(config, split, fabric.device) for split in ("train", "validation")
+    )
 
     module, *wrapped = fabric.setup(losses, *optimizers)
     with _progress(first) as progress:
@@ -298,10 +300,10 @@ def _molecules(config: TrainingConfig, split: Split, device: torch.device) -> Mo
     return molecules
 
 
-def _curves(config: TrainingConfig, split: Split) -> Curves | None:
+def _curves(config: TrainingConfig, split: Split, device: torch.device) -> Curves | None:
     if not config.slope_weight:
         return None
-    return Curves(config.data, split, min(config.levels), config.model)
+    return Curves(config.data, split, min(config.levels), config.model, device)
 
 
 @torch.no_grad()

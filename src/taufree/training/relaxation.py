@@ -38,11 +38,12 @@ from taufree.data.splits import Split
 from taufree.data.store import Entry, entries_of, load_orbitals, load_record
 from taufree.data.systems import System, registry
 from taufree.errors import UserError
-from taufree.functional import Functional, hold, leaf
+from taufree.functional import Functional, hold
 from taufree.model.network import Network
 from taufree.physics.descriptors import contracted_gradient
 from taufree.physics.parents import PARENTS, Parent, partial_derivatives
 from taufree.quantities import GridDensity
+from taufree.training.potential import energy_and_potential
 
 Array = NDArray[np.float64]
 
@@ -242,13 +243,13 @@ def energy_errors(
     coords = torch.cat([d.coords + z for d, z in zip(densities, apart, strict=True)])
     centers = torch.cat([d.centers + z for d, z in zip(densities, apart, strict=True)])
     weights = torch.cat([d.weights for d in densities])
-    n, g = (leaf(torch.cat(fields)) for fields in list(zip(*channels, strict=True))[1:3])
-    with torch.enable_grad():
-        geometry = functional.geometry(coords, centers)
-        energy = weights * functional.energy_density(n, g, weights, geometry)
-        potential = torch.autograd.grad(energy.sum(), (n, g), create_graph=create_graph)
-    if not create_graph:
-        energy = energy.detach()
+    n, g = (torch.cat(fields) for fields in list(zip(*channels, strict=True))[1:3])
+    geometry = functional.geometry(coords, centers)
+    if create_graph:
+        energy, *potential = energy_and_potential(functional, n, g, weights, geometry)
+    else:
+        found = functional.potential(n, g, weights, geometry)
+        energy, potential = weights * found.exc, [found.vrho, found.vgrad]
     e_x = [-weights.new_tensor(m.e_x) for m in molecules]
     relaxation = [weights.new_zeros(()) for _ in molecules]
     sizes = [len(d.weights) for d in densities]

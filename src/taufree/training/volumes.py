@@ -45,9 +45,16 @@ class Crystal:
 class Curves:
     """Crystals of a split at several volumes, on one grid level; each is prepared when drawn."""
 
-    def __init__(self, folder: Path, split: Split, level: int, config: ModelConfig) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        split: Split,
+        level: int,
+        config: ModelConfig,
+        device: torch.device | str = "cpu",
+    ) -> None:
         self.folder, self.level = folder, level
-        self.functional = Functional(Network(config))  # for its neighbour lists
+        self.functional = Functional(Network(config)).to(device)  # for its neighbour lists
         curves = defaultdict[str, list[Entry]](list)
         for entry in entries_of(folder, split):
             if entry.kind == "crystals":
@@ -68,7 +75,7 @@ class Curves:
             path = self.folder / entry.file
             (record,) = load_record(path, [self.level], ["converged"], entry.sha256)
             e_x = with_parent(record, self.functional.parent.xc).e_x.item()
-            d = record.density
+            d = record.density.to(self.functional.device)
             geometry = self.functional.geometry(d.coords, d.centers, d.lattice)
             self._known[entry.name] = Crystal(d, geometry, e_x)
         return self._known[entry.name]

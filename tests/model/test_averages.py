@@ -1,0 +1,143 @@
+"""Averages of the density around each grid point: against quadrature, and their derivatives."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from numpy.polynomial.hermite import hermgauss
+from torch import Tensor
+from torch.autograd import grad, gradcheck, gradgradcheck
+
+from networks import random_rotation
+from reference import OrbitalDensity
+from taufree.functional import Functional
+from taufree.model.averages import HEADS, N_SEEN, fit, normalizer, see_averages, widths
+from taufree.model.config import ModelConfig
+from taufree.model.network import Network, token_values
+from taufree.model.tokens import TokenMap, gaussian_features
+from taufree.physics.descriptors import reduced_gradient
+from tolerances import ROUNDING, SUM_ROUNDING
+
+FAR = ModelConfig(min_exponent=0.02, cutoff=21.0, n_radial=(6, 4, 3))
+"""C(d) is nearly flat where points and tokens of these tests are."""
+
+
+def random(generator: torch.Generator, *shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=generator)
+
+
+def scene(
+    generator: torch.Generator, config: ModelConfig, n_points: int = 150
+) -> tuple[TokenMap, Tensor, Tensor]:
+    """Points and three tokens, a density in their Gaussians, and widths of two heads."""
+    coords, centers = random(generator, n_points, 3), random(generator, 3, 3)
+    token_map = TokenMap(config, coords, 3, torch.arange(3), centers)
+    b = torch.exp(random(generator, n_points, 2))
+    return token_map, random(generator, 3, config.n_features), b
+
+
+def test_it_is_the_average_under_a_gaussian(generator: torch.Generator) -> None:
+    token_map, q, b = scene(generator, FAR, n_points=5)
+    x, weight = hermgauss(30)
+    steps = torch.tensor(np.stack(np.meshgrid(x, x, x), -1).reshape(-1, 3))
+    share = torch.tensor(np.prod(np.meshgrid(weight, weight, weight), axis=0).ravel())
+    found = token_map.average(q, b).unflatten(1, (2, 4))
+    coords = token_map.points.mT.flatten(0, 1)[torch.argsort(token_map.order)]
+    for i, head in np.ndindex(5, 2):
+        around = coords[i] + steps / b[i, head].sqrt()
+        r = (around - token_map.position[:3, None]).mT
+        fade = (1 - (r * r).sum(1) / FAR.cutoff**2) ** 3  # features without it, times it at r
+        phi = gaussian_features(r, FAR) / fade[:, None]
+        here = (coords[i] - token_map.position[:3]).square().sum(1)
+        faded = q * (1 - here / FAR.cutoff**2)[:, None] ** 3
+        mean = torch.einsum("af,afp,p->", faded, phi, share / math.pi**1.5)
+        assert found[i, head, 0].item() == pytest.approx(mean.item(), rel=1e-6, abs=1e-8)
+
+
+def test_slope_is_that_of_the_average(generator: torch.Generator) -> None:
+    """But for C(d), which counts as constant."""
+    sizes = {"min_exponent": 5e-7, "cutoff": 4000.0, "n_radial": (22, 21, 20)}
+    config = ModelConfig(**sizes)
+    token_map, q, b = scene(generator, config, n_points=20)
+    coords = token_map.points.mT.flatten(0, 1)[torch.argsort(token_map.order)][:20]
+    h, numeric = 1e-3, []
+    for step in h * torch.eye(3, dtype=torch.float64):
+        ends = (
+            TokenMap(config, coords + s * step, 3, torch.arange(3), token_map.position[:3])
+            for s in (1, -1)
+        )
+        up, down = (end.average(q, b).unflatten(1, (2, 4))[..., 0] for end in ends)
+        numeric.append((up - down) / (2 * h))
+    slope = token_map.average(q, b).unflatten(1, (2, 4))[..., 1:]
+    torch.testing.assert_close(slope, torch.stack(numeric, 2), rtol=1e-4, atol=1e-5)
+
+
+def test_compiled_form_is_the_plain_one(generator: torch.Generator) -> None:
+    token_map, q, b = scene(generator, ModelConfig())
+    q.requires_grad_()
+    b.requires_grad_()
+    d_average = random(generator, 150, 8)
+    ((points, tiles),) = token_map.blocks()
+    plain = token_map.average_plainly(q, b[points], tiles)[torch.argsort(points)]
+    compiled = token_map.average(q, b)
+    torch.testing.assert_close(compiled, plain, rtol=ROUNDING, atol=ROUNDING)
+    for ours, theirs in zip(
+        grad(compiled, (q, b), d_average), grad(plain, (q, b), d_average), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=SUM_ROUNDING, atol=SUM_ROUNDING)
+
+
+def test_derivatives_to_second_order(generator: torch.Generator) -> None:
+    config = ModelConfig(n_radial=(3, 2, 1))
+    token_map, q, b = scene(generator, config, n_points=4)
+    variables = q.requires_grad_(), b.requires_grad_()
+    assert gradcheck(token_map.average, variables)
+    assert gradgradcheck(token_map.average, variables)
+
+
+def test_averages_of_water_are_those_of_its_grid(water: OrbitalDensity) -> None:
+    """Sums over pairs of points, where the grid is fine enough for the kernel.
+
+    The density in Gaussians is a rough one, so that they are near each other, not the same.
+    """
+    config, d = ModelConfig(), water.density
+    rho, grad_rho = d.unpolarized[0]
+    token_map = Functional(Network(config)).geometry(d.coords, d.centers).token_map
+    s = reduced_gradient(rho, grad_rho)
+    values = token_values(s, d.weights * rho, normalizer(token_map))
+    b, q = widths(rho, s), fit(token_map.to_tokens(values)[..., 2:], config)
+    averages = token_map.average(q, b).unflatten(1, (-1, 4))[..., 0]
+    chosen = ((rho > 0.01) & (rho < 0.3)).nonzero()[::29, 0]
+    distance = (d.coords[chosen, None] - d.coords).square().sum(2)
+    for head in range(len(HEADS)):
+        width = b[chosen, head, None]
+        kernel = (width / math.pi) ** 1.5 * torch.exp(-width * distance)
+        error = (averages[chosen, head] / (kernel @ (d.weights * rho)) - 1).abs()
+        assert error.median() < 0.15
+        moved = (rho[chosen] / (kernel @ (d.weights * rho)) - 1).abs()
+        assert moved.median() > 2 * error.median()  # else ρ itself would do as well
+
+
+def test_what_experts_see_does_not_turn(generator: torch.Generator) -> None:
+    rho, b = torch.exp(random(generator, 20)), torch.exp(random(generator, 20, len(HEADS)))
+    s, average = random(generator, 20, 3), random(generator, 20, len(HEADS), 4)
+    turn = random_rotation(generator)
+    turned = torch.cat([average[..., :1], average[..., 1:] @ turn.T], 2)
+    before = see_averages(average.flatten(1), rho, s, b)
+    after = see_averages(turned.flatten(1), rho, s @ turn.T, b)
+    assert before.shape == (20, N_SEEN)
+    torch.testing.assert_close(after, before, rtol=ROUNDING, atol=ROUNDING)
+
+
+def test_a_density_far_from_all_tokens_is_finite() -> None:
+    """No token in reach: ρ̄ = 0, and nothing diverges."""
+    rho, s = torch.tensor([1e-9, 1.0, 1e6]).double(), torch.zeros(3, 3, dtype=torch.float64)
+    s[:, 0] = torch.tensor([1e5, 0.0, 1e3])
+    rho.requires_grad_()
+    average = torch.zeros(3, 4 * len(HEADS), dtype=torch.float64)
+    seen = see_averages(average, rho, s, widths(rho, s))
+    (slope,) = grad(seen.sum(), rho)
+    assert seen.isfinite().all() and slope.isfinite().all()
