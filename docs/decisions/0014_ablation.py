@@ -38,11 +38,11 @@ from taufree.evaluation import scf
 from taufree.functional import Functional
 from taufree.model import experts
 from taufree.model.attention import Bonds
+from taufree.model.averages import N_SEEN
 from taufree.model.config import ModelConfig
 from taufree.model.experts import Experts
 from taufree.model.network import UNIFORM, Network
 from taufree.model.sight import see
-from taufree.model.tokens import solid_harmonics
 from taufree.physics.descriptors import C_X, reduced_gradient
 from taufree.quantities import GridDensity
 from taufree.training import loop
@@ -70,7 +70,7 @@ class SeesAll(Network):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        n_inputs = 2 + config.n_read + 4 * config.n_directed
+        n_inputs = 2 + config.n_read + 4 * config.n_directed + N_SEEN
         with patch.object(experts, "N_LOCAL", n_inputs):
             self.experts = Experts(n_inputs, config)
         self.experts.gates = self.gates_of_all  # type: ignore[method-assign]
@@ -81,110 +81,48 @@ class SeesAll(Network):
             return Experts.gates(self.experts, x)
 
 
+class Without(Network):
+    """The same network whose points see no averages of the density (0019): (B) alone."""
+
+    def head(self, local: Tensor, f: Tensor, averages: Tensor) -> tuple[Tensor, Tensor]:
+        return super().head(local, f, 0 * averages)
+
+
 HEADS = (0.25, 0.5)  # c of design (A): the two broad heads that its prototype found enough
-KNOWN: dict[tuple[int, bool], tuple[Member, Family]] = {}  # of two variants: made once
-N_RADIAL, MIN_EXPONENT = ModelConfig().n_radial, ModelConfig().min_exponent
+KNOWN: dict[int, tuple[Member, Family]] = {}  # of two variants: made once
 G2 = {"converged": True, "only": ("g2",), "most_points": 13_000, "split": "validation"}
 """(A) sums over all pairs of points: small molecules. A choice is not made on the test split."""
 
 
-class Gaussian(Network):
-    """Experts see what Gaussian attention between points gives (A), with (B) or instead of it."""
+class Pairs(Network):
+    """Averages as sums over all pairs of points (A), beside what points read of tokens (B)."""
 
-    def __init__(self, config: ModelConfig, tokens: bool) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        self.tokens = tokens
-        n_read = config.n_read + 4 * config.n_directed if tokens else 0
+        n_read = config.n_read + 4 * config.n_directed
         self.experts = Experts(2 + n_read + 4 * len(HEADS), config)
 
-    def head(self, local: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:
-        x = see(local[:, :4].contiguous(), f, self.config.n_directed)
-        x = torch.cat([x if self.tokens else x[:, :2], local[:, 4:]], 1)
-        y, gate = self.experts(x)
+
+class PairsAlone(Pairs):
+    """(A) alone."""
+
+    def head(self, local: Tensor, f: Tensor, averages: Tensor) -> tuple[Tensor, Tensor]:
+        x = see(local, 0 * f, self.config.n_directed)
+        y, gate = self.experts(torch.cat([x, averages], 1))
         return torch.nn.functional.softplus(UNIFORM + y), gate
 
 
-class Both(Gaussian):
-    """(A) and (B)."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config, tokens=True)
-
-
-class Alone(Gaussian):
-    """(A)."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config, tokens=False)
-
-
-def with_attention(family: Family, fitted: bool) -> Family:
-    """The family's first density, with the outputs of each head of (A) beside its local inputs."""
+def with_pairs(family: Family) -> Family:
+    """The family's first density, with the outputs of each head of (A) as its averages."""
     (member,) = family.members[:1]
-    if (id(member), fitted) in KNOWN:
-        return KNOWN[id(member), fitted][1]
+    if id(member) in KNOWN:
+        return KNOWN[id(member)][1]
     p, lda = member.known[:, 0].double(), member.known[:, 1].double()
     rho = ((lda / C_X) ** 0.75).clamp_min(1e-12)
-    if fitted:
-        axis = torch.nn.functional.normalize(member.local[:, 1:].double(), dim=1)
-        sums = fitted_sums(rho, p, axis, family)
-    else:
-        sums = gaussian_sums(rho, p, family.coords.double(), family.weights)
-    found = replace(
-        family, members=[replace(member, local=torch.cat([member.local, sums.float()], 1))]
-    )
-    KNOWN[id(member), fitted] = member, found
+    sums = gaussian_sums(rho, p, family.coords.double(), family.weights)
+    found = replace(family, members=[replace(member, averages=sums.float())])
+    KNOWN[id(member)] = member, found
     return found
-
-
-def fitted_sums(rho: Tensor, p: Tensor, axis: Tensor, family: Family) -> Tensor:
-    """What each head of (A) gives, by way of the tokens (0019): (n_points, 4 n_heads).
-
-    ρ and ρt are fitted, with weights w ρ^(−1/2), by the Gaussians that tokens read the density
-    with. One of exponent a averaged with K of exponent b is one of exponent ab/(a + b), times
-    (b/(a + b))^(3/2 + l): no pairs of points. The dipole is (∇ρ̄/ρ̄)/2b; of it the part along ∇ρ and
-    the length.
-    """
-    coords, t = family.coords.double(), p / (1 + p)
-    phi = gaussians(coords, family)
-    weighed = (family.weights * rho.rsqrt())[:, None] * phi
-    overlap, target = phi.T @ weighed, weighed.T @ torch.stack([rho, rho * t], 1)
-    size = overlap.diagonal().rsqrt()[:, None]
-    regular = overlap * size * size.T + 1e-8 * torch.eye(len(overlap))
-    found = size * torch.linalg.solve(regular, size * target)
-    columns = []
-    for c in HEADS:
-        b = c * (3 * math.pi**2 * rho) ** (2 / 3) * (1 + p)
-        with torch.enable_grad():
-            r = coords.clone().requires_grad_()
-            mean = gaussians(r, family, b) @ found
-            (slope,) = torch.autograd.grad(mean[:, 0].sum(), r)
-        total = mean[:, 0].detach().clamp_min(1e-12)
-        dipole = slope / (2 * b.sqrt() * total)[:, None]
-        dipole = dipole / (1 + dipole.square().sum(1, keepdim=True)).sqrt()
-        columns += [
-            torch.log((total / rho).clamp(1e-3, 1e3)),
-            (mean[:, 1].detach() / total).clamp(-1, 2),
-            (dipole * axis).sum(1),
-            dipole.norm(dim=1),
-        ]
-    return torch.stack(columns, 1)
-
-
-def gaussians(coords: Tensor, family: Family, b: Tensor | None = None) -> Tensor:
-    """The tokens' Gaussians times solid harmonics at some points, averaged with K if b is given."""
-    columns = []
-    for center in family.positions.double():
-        r = coords - center
-        square, harmonics = r.square().sum(1), solid_harmonics(r.mT, 2).mT
-        for l, n in enumerate(N_RADIAL):
-            for a in MIN_EXPONENT * 2.0 ** torch.arange(n).double():
-                k, scale = a, torch.ones_like(square)
-                if b is not None:
-                    k, scale = a * b / (a + b), (b / (a + b)) ** (1.5 + l)
-                radial = scale * torch.exp(-k * square)
-                columns.append(radial[:, None] * harmonics[:, l * l : (l + 1) ** 2])
-    return torch.cat(columns, 1)
 
 
 def gaussian_sums(rho: Tensor, p: Tensor, coords: Tensor, weights: Tensor) -> Tensor:
@@ -239,13 +177,13 @@ def peroxide(turn: int, level: int) -> ReferenceDensity:
 
 
 @torch.no_grad()
-def discretization(losses: Losses, attention: str | None) -> dict[str, float]:
+def discretization(losses: Losses, pairs: bool) -> dict[str, float]:
     """How far E_x of H2O2 depends on its grid beyond the parent, mHa, and µs a grid point."""
 
     def e_x(turn: int, level: int) -> tuple[float, float]:
         record = peroxide(turn, level)
         (family,) = families_of([record], losses.network.config)
-        family = with_attention(family, attention == "fitted") if attention else family
+        family = with_pairs(family) if pairs else family
         batch = Densities([family], losses.network.config.cutoff, "cpu").whole(0)
         parent = record.e_x.item()
         return parent + (losses.error(batch) * batch.weights).sum().item(), parent
@@ -261,24 +199,22 @@ def discretization(losses: Losses, attention: str | None) -> dict[str, float]:
     }
 
 
-def seconds_per_point(network: Network, pairs: bool, tokens: bool) -> float:
+def seconds_per_point(network: Network, pairs: bool) -> float:
     """Of energy and potential on H2O2 at grid level 1, µs; of (A) the sums over pairs alone."""
-    record, total = peroxide(0, 1), 0.0
-    d = record.density
-    if tokens:
+    d = peroxide(0, 1).density
+    if not pairs:
         functional = Functional(Network(network.config), "times only")
         geometry = functional.geometry(d.coords, d.centers)
-        total += _time(lambda: functional.potential(d.rho[0], d.grad_rho[0], d.weights, geometry))
-    if pairs:
-        rho, coords, weights = (x.float() for x in (d.rho[0], d.coords, d.weights))
-        s = reduced_gradient(d.rho[0], d.grad_rho[0])
+        fields = d.rho[0], d.grad_rho[0], d.weights
+        return 1e6 * _time(lambda: functional.potential(*fields, geometry)) / len(d.weights)
+    rho, coords, weights = (x.float() for x in (d.rho[0], d.coords, d.weights))
+    s = reduced_gradient(d.rho[0], d.grad_rho[0])
 
-        def both_ways() -> None:
-            inputs = rho.requires_grad_(), (s * s).sum(1).float().requires_grad_()
-            gaussian_sums(*inputs, coords, weights).sum().backward()
+    def both_ways() -> None:
+        inputs = rho.requires_grad_(), (s * s).sum(1).float().requires_grad_()
+        gaussian_sums(*inputs, coords, weights).sum().backward()
 
-        total += _time(both_ways)
-    return 1e6 * total / len(d.weights)
+    return 1e6 * _time(both_ways) / len(d.weights)
 
 
 def _time(call: Callable[[], object]) -> float:
@@ -302,17 +238,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no derivative loss": {"training": {"derivative_weight": 0.0}},
     "converged densities only": {"converged": True},
     "no crystals": {"without": ("crystals",)},
-    "G2 only, converged: tokens (B)": G2,
-    "G2 only, converged: points (A)": {
-        **G2,
-        "network": Alone,
-        "attention": "pairs",
-        "tokens": False,
-    },
-    "G2 only, converged: (A) and (B)": {**G2, "network": Both, "attention": "pairs"},
-    "G2 only, converged: (A) by tokens and (B)": {**G2, "network": Both, "attention": "fitted"},
-    "G2 only, converged: (B), router sees all": {**G2, "network": SeesAll},
-    "G2 only, converged: (B), one dense expert": {**G2, "model": {"n_experts": 1}},
+    "no averages": {"network": Without},
+    "G2 only, converged: as shipped": G2,
+    "G2 only, converged: tokens (B)": {**G2, "network": Without},
+    "G2 only, converged: points (A)": {**G2, "network": PairsAlone, "pairs": True},
+    "G2 only, converged: (A) and (B)": {**G2, "network": Pairs, "pairs": True},
+    "G2 only, converged: router sees all": {**G2, "network": SeesAll},
+    "G2 only, converged: one dense expert": {**G2, "model": {"n_experts": 1}},
     "one encoder layer": {"model": {"n_layers": 1}},
     "one head": {"model": {"n_heads": 1}},
     "12 scalars read instead of 24": {"model": {"n_read": 12}},
@@ -353,9 +285,8 @@ def run(
         train, test = ([f for f in each if len(f.weights) <= most] for each in (train, test))
     if variant.get("converged"):
         train = [replace(f, members=f.members[:1]) for f in train]
-    if attention := variant.get("attention"):
-        fitted = attention == "fitted"
-        train, test = ([with_attention(f, fitted) for f in each] for each in (train, test))
+    if pairs := variant.get("pairs", False):
+        train, test = ([with_pairs(f) for f in each] for each in (train, test))
     densities = Densities(train, model.cutoff, "cpu")
     shares = {k: v for k, v in config.shares.items() if k in set(densities.kinds)}
     chance = loop.chances(densities, shares)
@@ -378,10 +309,8 @@ def run(
     seconds = time.perf_counter() - start
     scores = {"seconds": seconds, **score(losses, Densities(test, model.cutoff, "cpu"))}
     if "split" in variant:
-        scores |= discretization(losses, attention)
-        if attention != "fitted":
-            tokens = variant.get("tokens", True)
-            scores["us_a_point"] = seconds_per_point(losses.network, attention == "pairs", tokens)
+        scores |= discretization(losses, pairs)
+        scores["us_a_point"] = seconds_per_point(losses.network, pairs)
     elif "network" not in variant:  # what `taufree.deorbitalize` knows
         scores |= self_consistent(losses.network, energies)
     return scores

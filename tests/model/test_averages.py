@@ -14,7 +14,7 @@ from torch.autograd import grad, gradcheck, gradgradcheck
 from networks import random_rotation
 from reference import OrbitalDensity
 from taufree.functional import Functional
-from taufree.model.averages import HEADS, N_SEEN, fit, normalizer, see_averages, widths
+from taufree.model.averages import HEADS, N_SEEN, fit, normalizer, see_averages, see_plainly, widths
 from taufree.model.config import ModelConfig
 from taufree.model.network import Network, token_values
 from taufree.model.tokens import TokenMap, gaussian_features
@@ -132,6 +132,17 @@ def test_what_experts_see_does_not_turn(generator: torch.Generator) -> None:
     torch.testing.assert_close(after, before, rtol=ROUNDING, atol=ROUNDING)
 
 
+def test_compiled_sight_is_the_plain_one(generator: torch.Generator) -> None:
+    rho, b = torch.exp(random(generator, 9)), torch.exp(random(generator, 9, len(HEADS)))
+    s, average = random(generator, 9, 3), random(generator, 9, 4 * len(HEADS))
+    inputs = [x.requires_grad_() for x in (average, rho, s, b)]
+    u = s / (1 + (s * s).sum(1, keepdim=True)).sqrt()
+    seen, plainly = see_averages(*inputs), see_plainly(average, rho, u, b)
+    torch.testing.assert_close(seen, plainly, rtol=ROUNDING, atol=ROUNDING)
+    assert gradcheck(see_averages, inputs)
+    assert gradgradcheck(see_averages, inputs)
+
+
 def test_a_density_far_from_all_tokens_is_finite() -> None:
     """No token in reach: ρ̄ = 0, and nothing diverges."""
     rho, s = torch.tensor([1e-9, 1.0, 1e6]).double(), torch.zeros(3, 3, dtype=torch.float64)
@@ -141,3 +152,15 @@ def test_a_density_far_from_all_tokens_is_finite() -> None:
     seen = see_averages(average, rho, s, widths(rho, s))
     (slope,) = grad(seen.sum(), rho)
     assert seen.isfinite().all() and slope.isfinite().all()
+
+
+def test_second_derivatives_where_one_input_comes_from_another(generator: torch.Generator) -> None:
+    """b and u come from ρ."""
+    s, average = random(generator, 4, 3), random(generator, 4, 4 * len(HEADS))
+
+    def seen(rho: Tensor) -> Tensor:
+        return see_averages(average, rho, s * rho[:, None], widths(rho, s))
+
+    rho = torch.exp(random(generator, 4)).requires_grad_()
+    assert gradcheck(seen, [rho])
+    assert gradgradcheck(seen, [rho])

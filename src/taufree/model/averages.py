@@ -24,14 +24,16 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from taufree.model import kernels
 from taufree.model.config import ModelConfig
-from taufree.model.tokens import TokenMap, gaussian_exponents
+from taufree.model.tokens import TokenMap, set_threads
 
 HEADS = (0.15, 0.5)
 """c_h: one head sees farther than 1/k_F, one nearer."""
@@ -82,7 +84,7 @@ def _inverses(config: ModelConfig) -> list[NDArray[np.float64]]:
     x, weight = (x + 1) / 2, weight / 2
     d = config.cutoff * x**3
     weight = weight * 3 * config.cutoff * x**2 * 4 * np.pi * d**2
-    exponents = gaussian_exponents(config).numpy()[:, None]
+    exponents = config.min_exponent * 2.0 ** np.arange(config.n_radial[0])[:, None]
     gauss = (1 - d**2 / config.cutoff**2) ** 3 * np.exp(-exponents * d**2)
     g = np.array(SHARES[: len(gauss)]) @ gauss[: len(SHARES)] + FLOOR
     found = []
@@ -113,12 +115,42 @@ def see_averages(average: Tensor, rho: Tensor, s: Tensor, b: Tensor) -> Tensor:
         ρ̄ and ∇ρ̄ of each head, see `TokenMap.average`.
     rho, s, b : Tensor, (n_points,), (n_points, 3), (n_points, n_heads)
     """
+    u = s * torch.rsqrt(1 + (s * s).sum(1, keepdim=True))
+    if rho.device.type != "cpu":
+        return see_plainly(average, rho, u, b)
+    return _SeeAverages.apply(average, rho, u, b)
+
+
+def see_plainly(average: Tensor, rho: Tensor, u: Tensor, b: Tensor) -> Tensor:
+    """The reference form of `see_averages`."""
     mean, slope = average.unflatten(1, (-1, 4)).split((1, 3), 2)
     ratio = mean[..., 0] / rho[:, None]
     ratio = (ratio + (ratio * ratio + SOFT**2).sqrt()) / (1 + math.sqrt(1 + SOFT**2))
     dipole = slope / (2 * b.sqrt() * rho[:, None] * ratio)[..., None]
     square = (dipole * dipole).sum(2)
-    damping = torch.rsqrt(1 + square)
-    u = s * torch.rsqrt(1 + (s * s).sum(1, keepdim=True))
-    along = (dipole * u[:, None]).sum(2) * damping
-    return torch.cat([ratio.log(), along, square * damping**2], 1)
+    along = (dipole * u[:, None]).sum(2) * torch.rsqrt(1 + square)
+    return torch.cat([ratio.log(), along, square / (1 + square)], 1)
+
+
+class _SeeAverages(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
+        set_threads()
+        ctx.save_for_backward(*inputs)
+        arrays = (x.detach().contiguous().numpy() for x in inputs)
+        return torch.from_numpy(kernels.see_averages(*arrays, SOFT))  # type: ignore[call-arg]
+
+    @staticmethod
+    def backward(ctx: Any, d_seen: Tensor) -> tuple[Tensor | None, ...]:
+        inputs = ctx.saved_tensors
+        if torch.is_grad_enabled():  # to be differentiated once more
+            # b and u come from ρ: partial derivatives need inputs that do not
+            inputs = [x.view_as(x) for x in inputs]
+            wanted = [x for x in inputs if x.requires_grad]
+            slopes = torch.autograd.grad(see_plainly(*inputs), wanted, d_seen, create_graph=True)
+            found = iter(slopes)
+            return tuple(next(found) if x.requires_grad else None for x in inputs)
+        set_threads()
+        arrays = (x.detach().contiguous().numpy() for x in inputs)
+        d_seen = d_seen.contiguous().numpy()
+        return tuple(map(torch.from_numpy, kernels.see_averages_backward(*arrays, SOFT, d_seen)))

@@ -511,3 +511,62 @@ def see_backward(local, f, d_out, n_directed):  # type: ignore[no-untyped-def]
         d_local[i, 2] += root3 * (x * d_u[3] + z * d_u[4] - y * d_u[7])
         d_local[i, 3] += root3 * (y * d_u[4] + x * d_u[6])
     return d_local, d_f
+
+
+@numba.njit("f8[:,::1](f8[:,::1], f8[::1], f8[:,::1], f8[:,::1], f8)", parallel=True, cache=True)
+def see_averages(average, rho, u, b, soft):  # type: ignore[no-untyped-def]
+    """What the experts see of averages: `taufree.model.averages.see_plainly`, in one pass."""
+    n_heads = b.shape[1]
+    out = np.empty((len(rho), 3 * n_heads))
+    for i in numba.prange(len(rho)):
+        for h in range(n_heads):
+            m = average[i, 4 * h] / rho[i]
+            y = (m + np.sqrt(m * m + soft * soft)) / (1 + np.sqrt(1 + soft * soft))
+            size = 1 / (2 * np.sqrt(b[i, h]) * rho[i] * y)
+            along = square = 0.0
+            for k in range(3):
+                dipole = average[i, 4 * h + 1 + k] * size
+                along += dipole * u[i, k]
+                square += dipole * dipole
+            out[i, h] = np.log(y)
+            out[i, n_heads + h] = along / np.sqrt(1 + square)
+            out[i, 2 * n_heads + h] = square / (1 + square)
+    return out
+
+
+@numba.njit(
+    "Tuple((f8[:,::1], f8[::1], f8[:,::1], f8[:,::1]))"
+    "(f8[:,::1], f8[::1], f8[:,::1], f8[:,::1], f8, f8[:,::1])",
+    parallel=True,
+    cache=True,
+)
+def see_averages_backward(average, rho, u, b, soft, d_out):  # type: ignore[no-untyped-def]
+    """Derivatives by ``average``, ``rho``, ``u`` and ``b`` of Σ d_out · `see_averages`."""
+    n_heads = b.shape[1]
+    d_average, d_rho = np.empty_like(average), np.zeros_like(rho)
+    d_u, d_b = np.zeros_like(u), np.empty_like(b)
+    for i in numba.prange(len(rho)):
+        for h in range(n_heads):
+            m = average[i, 4 * h] / rho[i]
+            root = np.sqrt(m * m + soft * soft)
+            y = (m + root) / (1 + np.sqrt(1 + soft * soft))
+            size = 1 / (2 * np.sqrt(b[i, h]) * rho[i] * y)
+            along = square = by_size = 0.0
+            for k in range(3):
+                dipole = average[i, 4 * h + 1 + k] * size
+                along += dipole * u[i, k]
+                square += dipole * dipole
+            damping = 1 / np.sqrt(1 + square)
+            d_along = d_out[i, n_heads + h] * damping
+            d_square = d_out[i, 2 * n_heads + h] * damping**4 - d_along * along * damping**2 / 2
+            for k in range(3):
+                dipole = average[i, 4 * h + 1 + k] * size
+                d_dipole = d_along * u[i, k] + 2 * d_square * dipole
+                d_u[i, k] += d_along * dipole
+                d_average[i, 4 * h + 1 + k] = d_dipole * size
+                by_size += d_dipole * dipole
+            d_m = (d_out[i, h] - by_size) / root
+            d_average[i, 4 * h] = d_m / rho[i]
+            d_rho[i] -= (d_m * m + by_size) / rho[i]
+            d_b[i, h] = -by_size / (2 * b[i, h])
+    return d_average, d_rho, d_u, d_b
