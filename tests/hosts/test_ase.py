@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import molecule
+from ase.build import bulk, molecule
 from ase.calculators.calculator import (
     InputError,
     PropertyNotImplementedError,
@@ -22,7 +22,8 @@ from taufree.ase import TauFree
 from taufree.errors import UnsupportedError, UserError
 from taufree.functional import Functional
 from taufree.hosts import dynamics, rescue
-from taufree.hosts.stress import strained_stress
+from taufree.hosts.single_point import Settings, mean_field
+from taufree.hosts.stress import invariant_strains, rotations_of, strained_stress
 
 SETTINGS: dict[str, Any] = {"basis": "sto-3g", "grid_level": 0, "conv_tol": 1e-10}
 FORCE = 1e-4  # eV/Å, of differences of energies at ±0.001 Å
@@ -296,3 +297,52 @@ def test_strained_stress() -> None:
         return float((s * strain).sum() + 5 * (strain**2).sum())
 
     np.testing.assert_allclose(strained_stress(crystal, energy), s / 27, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("crystal", "kpts", "strains"),
+    [
+        (bulk("Si"), (2, 2, 2), 1),
+        (bulk("Si"), (2, 2, 3), 4),  # the mesh is less symmetric than the crystal
+        (bulk("Mg"), (2, 2, 2), 2),
+        (bulk("MgO", "rocksalt", a=4.2), (2, 2, 2), 1),
+    ],
+    ids=["Si", "Si 223", "Mg", "MgO"],
+)
+def test_strains_that_symmetry_leaves(
+    crystal: Atoms, kpts: tuple[int, int, int], strains: int
+) -> None:
+    mf = mean_field(crystal, Settings(basis="def2-svp", kpts=kpts))
+    rotations = rotations_of(mf)
+    assert len(invariant_strains(rotations)) == strains
+    lattice = mf.cell.lattice_vectors()
+    for rotation in rotations:  # the lattice onto itself
+        steps = lattice @ rotation.T @ np.linalg.inv(lattice)
+        np.testing.assert_allclose(steps, steps.round(), atol=1e-8)
+
+
+def test_strained_stress_of_a_cubic_crystal() -> None:
+    """One strain gives the pressure, and its shear is zero."""
+    crystal, calls = bulk("Si"), []
+
+    def energy(atoms: Atoms) -> float:
+        calls.append(atoms)
+        return float(np.log(atoms.get_volume()))
+
+    quarter_turn = np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]])
+    about_the_diagonal = np.array([[0, 0, 1], [1, 0, 0], [0, 1, 0]])
+    group = {tuple(np.eye(3, dtype=int).ravel())}
+    while True:
+        products = {
+            tuple((np.reshape(g, (3, 3)) @ r).ravel())
+            for g in group
+            for r in (quarter_turn, about_the_diagonal)
+        }
+        if products <= group:
+            break
+        group |= products
+    rotations = np.reshape(sorted(group), (-1, 3, 3)).astype(float)
+    assert len(rotations) == 24
+    stress = strained_stress(crystal, energy, rotations)
+    assert len(calls) == 2
+    np.testing.assert_allclose(stress * crystal.get_volume(), np.eye(3), atol=1e-4)

@@ -28,7 +28,7 @@ from taufree.files import write_atomic
 from taufree.functional import Functional
 from taufree.hosts.rescue import converge
 from taufree.hosts.single_point import Settings, mean_field
-from taufree.hosts.stress import strained_stress
+from taufree.hosts.stress import rotations_of, strained_stress
 
 logger = logging.getLogger("taufree.ase")
 
@@ -84,7 +84,8 @@ class TauFree(Calculator):
     ``energy`` is the energy extrapolated to zero smearing, ``free_energy`` what forces derive
     from; they differ with smearing only. Forces of crystals are without the net force, an error of
     the Fourier grid. Stress is analytic for crystals with pseudopotentials; that of all electrons,
-    and of the parent, is by differences of energies of strained cells (12 calculations).
+    and of the parent, is by differences of energies of strained cells (two calculations for each
+    strain that the symmetry of crystal and k-points allows: 2 if cubic, 12 at most).
     """
 
     atoms: Any
@@ -243,7 +244,7 @@ class TauFree(Calculator):
         if self.mf.cell._pseudo and not self.parameters["parent"]:
             stress = self._gradients().get_stress() * (Hartree / Bohr**3)
         else:
-            stress = strained_stress(self.atoms, self._free_energy_of)
+            stress = strained_stress(self.atoms, self._free_energy_of, rotations_of(self.mf))
         found: np.ndarray = full_3x3_to_voigt_6_stress((stress + stress.T) / 2)
         return found
 
