@@ -37,8 +37,8 @@ def motion(
     token_map, seam = geometry.token_map, potential.seam
     # scalars before tensors
     x = torch.cat([seam.values, seam.vnormalizer[:, None], seam.vread], 1)
-    g = shares(token_map.config).to(seam.z).expand(token_map.n_tokens, -1)
-    z = torch.cat([seam.vseen, g[..., None], seam.z], 2)
+    g = shares(token_map.config).to(seam.z.device).expand(token_map.n_tokens, -1)
+    z = torch.cat([seam.vseen.double(), g[..., None], seam.z.double()], 2)
     averages = seam.vaverage, seam.q, seam.widths
     points, tokens, strain = token_map.motion(x, z, seam.y, averages)
     with torch.enable_grad():

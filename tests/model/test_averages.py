@@ -14,10 +14,19 @@ from torch.autograd import grad, gradcheck, gradgradcheck
 from networks import random_rotation
 from reference import OrbitalDensity
 from taufree.functional import Functional
-from taufree.model.averages import HEADS, N_SEEN, fit, normalizer, see_averages, see_plainly, widths
+from taufree.model import tokens
+from taufree.model.averages import (
+    HEADS,
+    N_SEEN,
+    averages_plainly,
+    fit,
+    normalizer,
+    see_averages,
+    widths,
+)
 from taufree.model.config import ModelConfig
 from taufree.model.network import Network, token_values
-from taufree.model.tokens import TokenMap, gaussian_features
+from taufree.model.tokens import TokenMap, gaussian_features, images
 from taufree.physics.descriptors import reduced_gradient
 from tolerances import ROUNDING, SUM_ROUNDING
 
@@ -137,7 +146,7 @@ def test_compiled_sight_is_the_plain_one(generator: torch.Generator) -> None:
     s, average = random(generator, 9, 3), random(generator, 9, 4 * len(HEADS))
     inputs = [x.requires_grad_() for x in (average, rho, s, b)]
     u = s / (1 + (s * s).sum(1, keepdim=True)).sqrt()
-    seen, plainly = see_averages(*inputs), see_plainly(average, rho, u, b)
+    seen, plainly = see_averages(*inputs), averages_plainly(average, rho, u, b)
     torch.testing.assert_close(seen, plainly, rtol=ROUNDING, atol=ROUNDING)
     assert gradcheck(see_averages, inputs)
     assert gradgradcheck(see_averages, inputs)
@@ -148,10 +157,44 @@ def test_a_density_far_from_all_tokens_is_finite() -> None:
     rho, s = torch.tensor([1e-9, 1.0, 1e6]).double(), torch.zeros(3, 3, dtype=torch.float64)
     s[:, 0] = torch.tensor([1e5, 0.0, 1e3])
     rho.requires_grad_()
-    average = torch.zeros(3, 4 * len(HEADS), dtype=torch.float64)
-    seen = see_averages(average, rho, s, widths(rho, s))
-    (slope,) = grad(seen.sum(), rho)
-    assert seen.isfinite().all() and slope.isfinite().all()
+    for value in (0.0, -1e9):  # or where a fit is negative
+        average = torch.full((3, 4 * len(HEADS)), value, dtype=torch.float64)
+        for form in (see_averages, see_averages_plainly):
+            seen = form(average, rho, s, widths(rho, s))
+            (slope,) = grad(seen.sum(), rho)
+            assert seen.isfinite().all() and slope.isfinite().all()
+
+
+def see_averages_plainly(average: Tensor, rho: Tensor, s: Tensor, b: Tensor) -> Tensor:
+    return averages_plainly(average, rho, s / (1 + (s * s).sum(1, keepdim=True)).sqrt(), b)
+
+
+def test_blocks_without_tokens_in_reach(
+    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some blocks see no token; in a crystal a token is at many places."""
+    monkeypatch.setattr(tokens, "BLOCK", 1)
+    coords = torch.cat([random(generator, 64, 3) + 30 * k for k in range(3)])
+    centers, lattice = random(generator, 2, 3), 9 * torch.eye(3, dtype=torch.float64)
+    config = ModelConfig(n_radial=(3, 2, 1))
+    for visible in (
+        (torch.arange(2), centers),
+        images(centers, lattice, coords, config.cutoff),
+    ):
+        token_map = TokenMap(config, coords, 2, *visible)
+        q = random(generator, 2, config.n_features).requires_grad_()
+        b = torch.exp(random(generator, 192, 2)).requires_grad_()
+        average = token_map.average(q, b)
+        blocks = list(token_map.blocks())
+        assert len(blocks) > 1
+        plain = torch.cat([token_map.average_plainly(q, b[points], t) for points, t in blocks])
+        order = torch.argsort(torch.cat([points for points, _ in blocks]))
+        torch.testing.assert_close(average, plain[order], rtol=ROUNDING, atol=ROUNDING)
+        slopes = grad(average.square().sum(), (q, b), create_graph=True)
+        curved = grad(sum(x.square().sum() for x in slopes), (q, b))
+        assert all(x.isfinite().all() for x in (*slopes, *curved))
+        (only_b,) = grad(token_map.average(q.detach(), b).square().sum(), b, create_graph=True)
+        torch.testing.assert_close(only_b, slopes[1])
 
 
 def test_second_derivatives_where_one_input_comes_from_another(generator: torch.Generator) -> None:

@@ -7,8 +7,7 @@ from torch import Tensor, nn
 
 from taufree.functional import Functional, hold
 from taufree.model.attention import Bonds, bonds_between
-from taufree.model.averages import FLOOR, fit, shares, widths
-from taufree.model.averages import see_plainly as see_averages
+from taufree.model.averages import FLOOR, averages_plainly, fit, shares, widths
 from taufree.model.config import ModelConfig
 from taufree.model.network import indicator, local_inputs, token_values
 from taufree.model.sight import see_plainly
@@ -50,14 +49,14 @@ class DenseExchange(nn.Module):
         network, config = self.network, self.network.config
         rho, grad_rho, held = hold(rho, grad_rho)
         s = reduced_gradient(rho, grad_rho)
-        normalizer = (phi.mT @ shares(config)).sum(0) + FLOOR
+        normalizer = (phi.mT @ shares(config).to(phi)).sum(0) + FLOOR
         c = phi @ token_values(s, weights * rho * held, normalizer)
         z, y = network.answers(c[..., :2], bonds)
         local = local_inputs(rho, s)
         x = see_plainly(local, to_points(phi, z, y, config), config.n_directed)
         b, q = widths(rho, s), fit(c[..., 2:], config)
         average = averaged_gaussians(r, q, b.mT.expand(r.shape[0], -1, -1), config).sum(0).mT
-        averages = see_averages(average, rho, local[:, 1:], b)
+        averages = averages_plainly(average, rho, local[:, 1:], b)
         alpha = indicator(x, network.experts.densely(torch.cat([x, averages], 1))[0])
         return held * lda_exchange(rho) * self.parent.enhancement((s * s).sum(1), alpha)
 

@@ -10,7 +10,7 @@ from ase import Atoms
 from pyscf.pbc.symm import geom
 
 STRAIN = 5e-3
-"""Of the cell vectors; five times larger than what integral screening blurs, and the third
+"""Size of a strain, √Σ e_ij²; five times larger than what integral screening blurs, and the third
 derivatives of the energy leave 1e-3 of the stress."""
 SAME = 1e-6
 
@@ -27,9 +27,8 @@ def strained_stress(
     """
     stress = np.zeros((3, 3))
     for strain in invariant_strains(np.eye(3)[None] if rotations is None else rotations):
-        step = STRAIN / abs(strain).max()
-        e = [energy(_strained(atoms, sign * step * strain)) for sign in (1, -1)]
-        stress += (e[0] - e[1]) / (2 * step) * strain
+        e = [energy(_strained(atoms, sign * STRAIN * strain)) for sign in (1, -1)]
+        stress += (e[0] - e[1]) / (2 * STRAIN) * strain
     return stress / atoms.get_volume()
 
 

@@ -47,7 +47,8 @@ FLOOR = 1e-6
 RIDGE = 1e-3
 """Added to the diagonal of the normal equations, in units of it: coefficients stay moderate."""
 SOFT = 0.1
-"""ρ̄/ρ below which its logarithm levels off; a fit may be negative in places."""
+"""Of ρ̄/ρ: its logarithm is that of ½(ρ̄/ρ + √((ρ̄/ρ)² + SOFT²)), up to a constant that makes 1 its
+zero. A fit may be negative in places."""
 
 
 def normalizer(token_map: TokenMap) -> Tensor:
@@ -117,19 +118,18 @@ def see_averages(average: Tensor, rho: Tensor, s: Tensor, b: Tensor) -> Tensor:
     """
     u = s * torch.rsqrt(1 + (s * s).sum(1, keepdim=True))
     if rho.device.type != "cpu":
-        return see_plainly(average, rho, u, b)
+        return averages_plainly(average, rho, u, b)
     return _SeeAverages.apply(average, rho, u, b)
 
 
-def see_plainly(average: Tensor, rho: Tensor, u: Tensor, b: Tensor) -> Tensor:
+def averages_plainly(average: Tensor, rho: Tensor, u: Tensor, b: Tensor) -> Tensor:
     """The reference form of `see_averages`."""
     mean, slope = average.unflatten(1, (-1, 4)).split((1, 3), 2)
-    ratio = mean[..., 0] / rho[:, None]
-    ratio = (ratio + (ratio * ratio + SOFT**2).sqrt()) / (1 + math.sqrt(1 + SOFT**2))
-    dipole = slope / (2 * b.sqrt() * rho[:, None] * ratio)[..., None]
+    log_ratio = torch.asinh(mean[..., 0] / (SOFT * rho[:, None])) - math.asinh(1 / SOFT)
+    dipole = slope / (2 * b.sqrt() * rho[:, None] * log_ratio.exp())[..., None]
     square = (dipole * dipole).sum(2)
     along = (dipole * u[:, None]).sum(2) * torch.rsqrt(1 + square)
-    return torch.cat([ratio.log(), along, square / (1 + square)], 1)
+    return torch.cat([log_ratio, along, square / (1 + square)], 1)
 
 
 class _SeeAverages(torch.autograd.Function):
@@ -147,10 +147,12 @@ class _SeeAverages(torch.autograd.Function):
             # b and u come from ρ: partial derivatives need inputs that do not
             inputs = [x.view_as(x) for x in inputs]
             wanted = [x for x in inputs if x.requires_grad]
-            slopes = torch.autograd.grad(see_plainly(*inputs), wanted, d_seen, create_graph=True)
+            slopes = torch.autograd.grad(
+                averages_plainly(*inputs), wanted, d_seen, create_graph=True
+            )
             found = iter(slopes)
             return tuple(next(found) if x.requires_grad else None for x in inputs)
         set_threads()
         arrays = (x.detach().contiguous().numpy() for x in inputs)
-        d_seen = d_seen.contiguous().numpy()
+        d_seen = d_seen.detach().contiguous().numpy()
         return tuple(map(torch.from_numpy, kernels.see_averages_backward(*arrays, SOFT, d_seen)))

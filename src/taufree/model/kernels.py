@@ -1,4 +1,6 @@
-"""Compiled loops over grid points, on a CPU; plain forms are in `taufree.model.tokens`, `sight`.
+"""Compiled loops over grid points, on a CPU.
+
+Their plain forms are in `taufree.model.tokens`, `averages` and `sight`.
 
 Attention between points and tokens has features and contraction fused in cache. A tile of points
 makes the features of one token (12 kB), uses them at once and forgets them, so nothing of size
@@ -515,20 +517,20 @@ def see_backward(local, f, d_out, n_directed):  # type: ignore[no-untyped-def]
 
 @numba.njit("f8[:,::1](f8[:,::1], f8[::1], f8[:,::1], f8[:,::1], f8)", parallel=True, cache=True)
 def see_averages(average, rho, u, b, soft):  # type: ignore[no-untyped-def]
-    """What the experts see of averages: `taufree.model.averages.see_plainly`, in one pass."""
+    """What the experts see of averages: `taufree.model.averages.averages_plainly`, in one pass."""
     n_heads = b.shape[1]
     out = np.empty((len(rho), 3 * n_heads))
     for i in numba.prange(len(rho)):
         for h in range(n_heads):
             m = average[i, 4 * h] / rho[i]
-            y = (m + np.sqrt(m * m + soft * soft)) / (1 + np.sqrt(1 + soft * soft))
-            size = 1 / (2 * np.sqrt(b[i, h]) * rho[i] * y)
+            log_ratio = np.arcsinh(m / soft) - np.arcsinh(1 / soft)
+            size = 1 / (2 * np.sqrt(b[i, h]) * rho[i] * np.exp(log_ratio))
             along = square = 0.0
             for k in range(3):
                 dipole = average[i, 4 * h + 1 + k] * size
                 along += dipole * u[i, k]
                 square += dipole * dipole
-            out[i, h] = np.log(y)
+            out[i, h] = log_ratio
             out[i, n_heads + h] = along / np.sqrt(1 + square)
             out[i, 2 * n_heads + h] = square / (1 + square)
     return out
@@ -549,8 +551,8 @@ def see_averages_backward(average, rho, u, b, soft, d_out):  # type: ignore[no-u
         for h in range(n_heads):
             m = average[i, 4 * h] / rho[i]
             root = np.sqrt(m * m + soft * soft)
-            y = (m + root) / (1 + np.sqrt(1 + soft * soft))
-            size = 1 / (2 * np.sqrt(b[i, h]) * rho[i] * y)
+            ratio = np.exp(np.arcsinh(m / soft) - np.arcsinh(1 / soft))
+            size = 1 / (2 * np.sqrt(b[i, h]) * rho[i] * ratio)
             along = square = by_size = 0.0
             for k in range(3):
                 dipole = average[i, 4 * h + 1 + k] * size

@@ -29,6 +29,7 @@ import numba
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from taufree.model import kernels
 from taufree.model.config import ModelConfig
@@ -50,6 +51,8 @@ SUBNORMAL = 1e-15
 """Values below this gather as zero: times a Gaussian they would be subnormal, and slow."""
 PAIRS = 16_384
 """Pairs of tile and token whose features the PyTorch form makes at once."""
+AVERAGED_PAIRS = 2048
+"""The same for averages, whose features differ from head to head; autograd makes them anew."""
 MOVING_PAIRS = 256
 """The same where autograd keeps what it went through."""
 
@@ -247,11 +250,12 @@ class TokenMap:
         b_tiles = self._tiled(b, tiles, 1.0)  # (n_tiles, n_heads, TILE)
         found = b.new_zeros(len(b_tiles), 4 * b.shape[1], TILE)
         first, last = (int(self.pointer[t]) for t in (tiles.start, tiles.stop))
-        for start in range(first, last, PAIRS):
-            pairs = slice(start, min(start + PAIRS, last))
+        for start in range(first, max(last, first + 1), AVERAGED_PAIRS):  # none at all: once
+            pairs = slice(start, min(start + AVERAGED_PAIRS, last))
             tile = self.tile[pairs] - tiles.start
             r = self.points[self.tile[pairs]] - self.position[pairs, :, None]
-            near = averaged_gaussians(r, q[self.token[pairs]], b_tiles[tile], self.config)
+            inputs = r, q[self.token[pairs]], b_tiles[tile], self.config
+            near = checkpoint(averaged_gaussians, *inputs, use_reentrant=False)
             found = found.index_add(0, tile, near)
         return found.mT.flatten(0, 1)[: len(b)]
 
@@ -429,14 +433,19 @@ class _Average(torch.autograd.Function):
         return average.mT.flatten(0, 1)[: len(b)]
 
     @staticmethod
-    def backward(ctx: Any, d_average: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, d_average: Tensor) -> tuple[Tensor | None, ...]:
         q, b = ctx.saved_tensors
         if torch.is_grad_enabled():  # to be differentiated once more
-            average = ctx.token_map.average_plainly(q, b, ctx.tiles)
-            d_q, d_b = torch.autograd.grad(average, (q, b), d_average, create_graph=True)
-            return d_q, d_b, None, None
+            inputs = (
+                q.view_as(q),
+                b.view_as(b),
+            )  # partial derivatives, should one come from the other
+            wanted = [x for x in inputs if x.requires_grad]
+            average = ctx.token_map.average_plainly(*inputs, ctx.tiles)
+            found = iter(torch.autograd.grad(average, wanted, d_average, create_graph=True))
+            return *(next(found) if x.requires_grad else None for x in inputs), None, None
         arguments = ctx.token_map._of_average(q, b, ctx.tiles)
-        d_average = ctx.token_map._tiled(d_average, ctx.tiles)
+        d_average = ctx.token_map._tiled(d_average.detach(), ctx.tiles)
         d_q, d_b = kernels.average_backward(*arguments, d_average.numpy())  # type: ignore[call-arg]
         d_b = torch.from_numpy(d_b).mT.flatten(0, 1)[: len(b)]
         return torch.from_numpy(d_q), d_b, None, None

@@ -54,7 +54,8 @@ class TrainingConfig(BaseModel):
     relaxation_atoms: int = Field(5, ge=1)
     """Most atoms of these molecules: a step costs as much as their whole grid."""
     slope_weight: float = Field(0.0, ge=0)
-    """Weight of the loss on slopes of energy-volume curves, see `taufree.training.volumes`."""
+    """Weight of the loss on slopes of energy-volume curves, see `taufree.training.volumes`. With it
+    every second step has a crystal at two volumes in place of whole molecules."""
     balance_weight: float = Field(3e-3, ge=0)
     """Weight of the loss that keeps every expert in use."""
     validate_every: int = Field(1_000, ge=1)

@@ -44,8 +44,8 @@ from taufree.training.samples import Batch, Densities, families_of, scaled_recor
 from taufree.training.volumes import Crystal, Curves, slope_error
 
 Chance = NDArray[np.float64]
-LOG_EVERY = 10
-"""Steps between looks at the losses: each waits for the device."""
+LOG_EVERY = 5
+"""Steps between looks at the losses: each waits for the device. Odd, to see even and odd steps."""
 CRYSTALS_EVERY = 2
 """Steps: the others see whole molecules."""
 READERS = 8
@@ -303,7 +303,10 @@ def _molecules(config: TrainingConfig, split: Split, device: torch.device) -> Mo
 def _curves(config: TrainingConfig, split: Split, device: torch.device) -> Curves | None:
     if not config.slope_weight:
         return None
-    return Curves(config.data, split, min(config.levels), config.model, device)
+    curves = Curves(config.data, split, min(config.levels), config.model, device)
+    if split == "train" and not curves:
+        raise UserError(f"{config.data} holds no crystal at two volumes; run `taufree data build`.")
+    return curves
 
 
 @torch.no_grad()

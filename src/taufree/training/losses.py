@@ -21,10 +21,10 @@ ENERGY_SCALE = 2e-5
 """|ΔE_x| per electron below which its loss turns from linear to quadratic (Ha)."""
 RESPONSE_SCALE = 3e-4
 """The same for the error of the energy's change per electron moved (Ha)."""
-MOVED_SCALE = 0.02
-"""Share of electrons moved below which the response counts less: the draw's noise grows."""
 SLOPE_SCALE = 5e-4
 """The same for the error of an energy-volume curve's slope (Ha per atom)."""
+MOVED_SCALE = 0.02
+"""Share of electrons moved below which the response counts less: the draw's noise grows."""
 
 
 class Losses(nn.Module):

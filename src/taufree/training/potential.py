@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import grad
+from torch.autograd.function import once_differentiable
 
 from taufree.functional import Functional, Geometry, hold, leaf
 from taufree.model.averages import fit, widths
@@ -93,5 +94,6 @@ class _Pull(torch.autograd.Function):
         return known.pull(d_c, d_average)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *changes: Tensor) -> tuple[Tensor, Tensor, None]:
         return *ctx.known.push(*changes), None

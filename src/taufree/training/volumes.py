@@ -43,7 +43,7 @@ class Crystal:
 
 
 class Curves:
-    """Crystals of a split at several volumes, on one grid level; each is prepared when drawn."""
+    """Crystals of a split at several volumes, on one grid level; prepared when first drawn."""
 
     def __init__(
         self,
