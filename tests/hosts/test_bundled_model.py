@@ -81,9 +81,8 @@ def test_moving_a_molecule(functional: Functional) -> None:
     assert abs(change.surrogate) <= abs(change.parent) + ROTATION
 
 
-@pytest.mark.xfail(strict=True, reason="e_x is rougher than the parent's; missed at grid level 3")
 def test_turning_a_molecule(functional: Functional) -> None:
-    """No noisier than the parent on PySCF's default grid; ``--runxfail`` shows what it misses."""
+    """No noisier than the parent on PySCF's default grid."""
     turns = [random_rotation(torch.Generator().manual_seed(k)).numpy() for k in range(1, 7)]
     changes = [noise(functional, turn, 0.0) for turn in turns]
     worst = max(abs(c.surrogate) - abs(c.parent) for c in changes)
