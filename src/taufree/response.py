@@ -82,10 +82,10 @@ class Response:
                 dz, dy, dq = z_changes[k]
                 df = self.token_map.scatter(dz, dy, tiles)
                 change = d_rho[k, points], d_grad_rho[k, points], df, dq
-                vrho[k, points], vgrad[k, points], *d_answers = grad(
+                vrho[k, points], vgrad[k, points], d_f, d_q = grad(
                     slopes, variables, change, retain_graph=True
                 )
-                self._collect(answers[k], *d_answers, tiles)
+                self._collect(answers[k], d_f, d_q, tiles)
 
         for k, d_z in enumerate(answers):
             c_changes[k] += grad(self.z, self.c, d_z, retain_graph=True)[0]

@@ -154,5 +154,6 @@ class _SeeAverages(torch.autograd.Function):
             return tuple(next(found) if x.requires_grad else None for x in inputs)
         set_threads()
         arrays = (x.detach().contiguous().numpy() for x in inputs)
-        d_seen = d_seen.detach().contiguous().numpy()
-        return tuple(map(torch.from_numpy, kernels.see_averages_backward(*arrays, SOFT, d_seen)))
+        d_out = d_seen.detach().contiguous().numpy()
+        slopes = kernels.see_averages_backward(*arrays, SOFT, d_out)  # type: ignore[call-arg]
+        return tuple(map(torch.from_numpy, slopes))

@@ -429,7 +429,7 @@ class _Average(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, b: Tensor, token_map: TokenMap, tiles: slice) -> Tensor:
         ctx.save_for_backward(q, b)
         ctx.token_map, ctx.tiles = token_map, tiles
-        average = torch.from_numpy(kernels.average(*token_map._of_average(q, b, tiles)))  # type: ignore[call-arg]
+        average = torch.from_numpy(kernels.average(*token_map._of_average(q, b, tiles)))
         return average.mT.flatten(0, 1)[: len(b)]
 
     @staticmethod

@@ -190,7 +190,7 @@ def draw_whole(
     """
     rng = np.random.default_rng([config.seed, step, rank, n_ranks])
     if curves and step % CRYSTALS_EVERY == 0:
-        curve = curves[rng.integers(len(curves))]
+        curve = curves[int(rng.integers(len(curves)))]
         one, other = sorted(rng.choice(len(curve), 2, replace=False))
         return [], (curve[one], curve[other])
     if not molecules:

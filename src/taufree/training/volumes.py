@@ -91,8 +91,8 @@ def slope_error(network: Network, one: Crystal, other: Crystal) -> Tensor:
 def energy_error(network: Network, crystal: Crystal) -> Tensor:
     """ΔE_x (Ha) of a cell."""
     functional, d = Functional(network), crystal.density
-    energy = sum(
+    channels = [
         d.weights @ functional.energy_density(rho, grad_rho, d.weights, crystal.geometry)
         for rho, grad_rho in d.unpolarized
-    )
-    return energy / d.n_spin - crystal.e_x
+    ]
+    return torch.stack(channels).mean() - crystal.e_x
