@@ -37,16 +37,15 @@ SPACING = {"metal": 0.5, "covalent": 0.82, "ionic": 0.82, "layered": 0.82, "mole
 SMEARING = 0.01  # hartree, for metals
 BASIS = "def2-svp"
 PSEUDO_BASIS, PSEUDO = "gth-dzvp-molopt-sr", "gth-pbe"
-PSEUDIZED = (
-    "C-diamond", "Si-diamond", "Al-fcc", "LiF-rocksalt", "NaCl-rocksalt", "MgO-rocksalt",
-    "BN-zincblende", "BP-zincblende", "AlP-zincblende", "SiC-zincblende", "Ne-fcc", "LiH-rocksalt",
-)  # fmt: skip
-"""Calculated with Goedecker-Teter-Hutter pseudopotentials, too, at equilibrium."""
+OPEN_D = frozenset({"Sc", "Ti", "V", "Cr", "Mn", "Fe", "Co", "Ni"})
+"""Elements whose pseudopotentials leave a semicore and open d shells: all electrons only."""
 SAME_POSITION = 1e-3  # ångström
 
 
 def crystals() -> Iterator[System]:
-    """All-electron crystals first at equilibrium, then strained; then those with pseudopotentials.
+    """All-electron crystals first at equilibrium, then strained; then with pseudopotentials.
+
+    Those, of elements without open d shells, are Goedecker, Teter and Hutter's, at equilibrium.
 
     A strained one is named like ``Si-diamond@0.94``, one with pseudopotentials ``Si-diamond-gth``.
     """
@@ -57,8 +56,9 @@ def crystals() -> Iterator[System]:
                 yield system
             elif name not in COSTLY:
                 yield at_volume(system, share)
-    for name in PSEUDIZED:
-        yield _pseudized(equilibrium[name])
+    for system in equilibrium.values():
+        if OPEN_D.isdisjoint(system.symbols):
+            yield _pseudized(system)
 
 
 def at_volume(system: System, share: float) -> System:

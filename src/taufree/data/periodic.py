@@ -1,9 +1,8 @@
-"""Crystals in PySCF: Gaussian density fitting and Becke grids, or pseudopotentials and FFT grids.
+"""Crystals in PySCF: Gaussian density fitting and atom-centred (Becke) grids.
 
-An all-electron crystal has atom-centred (Becke) grids and PySCF's Gaussian density fitting, which
-splits the Coulomb interaction by range: what is short-ranged is summed in real space, the rest on
-plane waves up to ``PLANE_WAVES``. One with pseudopotentials lives on the uniform grid that its
-basis asks for, with fast Fourier transforms.
+PySCF's density fitting splits the Coulomb interaction by range: what is short-ranged is summed in
+real space, the rest on plane waves up to ``PLANE_WAVES``. With pseudopotentials, too: the uniform
+grids that their bases ask for have up to four million points.
 """
 
 from __future__ import annotations
@@ -53,12 +52,11 @@ def mean_field(system: System) -> dft.krks.KRKS:
     mf = (dft.KUKS if period.moments else dft.KRKS)(
         cell, cell.make_kpts(period.mesh), xc=system.parent
     )
-    if period.pseudo is None:
-        mf = mf.density_fit()
-        mf.with_df = mf.with_df.view(PairedGDF)
-        mf.with_df.mesh = cell.cutoff_to_mesh(PLANE_WAVES)
-        mf.grids = dft.BeckeGrids(cell)
-        mf.grids.level = GRID_LEVEL
+    mf = mf.density_fit()
+    mf.with_df = mf.with_df.view(PairedGDF)
+    mf.with_df.mesh = cell.cutoff_to_mesh(PLANE_WAVES)
+    mf.grids = dft.BeckeGrids(cell)
+    mf.grids.level = GRID_LEVEL
     if period.smearing:
         mf = mf.smearing(sigma=period.smearing, method="gauss")
     mf._numint = PairedNumInt()
@@ -102,16 +100,11 @@ def magnetic_guess(mf: dft.kuks.KUKS, moments: tuple[float, ...]) -> Array:
 def fields(
     mf: dft.krks.KRKS, factors: Sequence[Array], level: int
 ) -> tuple[Array, Array, list[Array]]:
-    """Points, weights, and of each density ρ, ∇ρ, ∇²ρ, τ by spin, (n_spin, 6, n_points).
-
-    A uniform grid is the same for every level.
-    """
+    """Points, weights, and of each density ρ, ∇ρ, ∇²ρ, τ by spin, (n_spin, 6, n_points)."""
     cell, kpts = mf.cell, mf.kpts
-    grids = mf.grids
-    if isinstance(grids, dft.BeckeGrids):
-        grids = dft.BeckeGrids(cell)
-        grids.level = level
-        grids.build()
+    grids = dft.BeckeGrids(cell)
+    grids.level = level
+    grids.build()
     pairs = Pairs(cell, kpts)
     weight = np.sqrt(pairs.weight / len(pairs.kept))[:, None, None]
     channels = [

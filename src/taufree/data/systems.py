@@ -14,8 +14,8 @@ stretched  g2 molecules of the training split, all distances scaled
 distorted  g2 molecules of the training split, every atom displaced at random
 small      g2 molecules and atoms to Kr of the training split in a smaller basis, that of crystals
 fields     training molecules in a weak uniform electric field
-crystals   all-electron crystals, see `taufree.data.crystals`; ``crystals-gth``: a few of them
-           with Goedecker-Teter-Hutter pseudopotentials
+crystals   all-electron crystals, see `taufree.data.crystals`; ``crystals-gth``: most of
+           them with Goedecker-Teter-Hutter pseudopotentials
 ========== ==================================================================================
 """
 
