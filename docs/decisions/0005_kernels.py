@@ -27,7 +27,7 @@ COMPILED = torch.compile(tokens.gaussian_features, dynamic=True)
 @contextmanager
 def form(name: str) -> Iterator[None]:
     """Let a `TokenMap` use one form of its sums."""
-    with patch.object(tokens.TokenMap, "_compiled", name == "numba"):
+    with patch.object(tokens.TokenMap, "compiled", name == "numba"):
         if name == "torch.compile":
             with patch.object(tokens, "gaussian_features", COMPILED):
                 yield

@@ -233,7 +233,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no attention between tokens": {"model": {"n_layers": 0}},
     "one dense expert, equal cost": {"model": {"n_experts": 1}},
     "one dense expert, equal size": {"model": {"n_experts": 1, "expert_width": 122}},
-    "no response loss": {"training": {"response_weight": 0.0}},
+    "with response loss": {"training": {"response_weight": 1.0}},
     "no relaxation loss": {"training": {"relaxation_weight": 0.0}},
     "no derivative loss": {"training": {"derivative_weight": 0.0}},
     "converged densities only": {"converged": True},

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from taufree.model.attention import Bonds, bonds_between, make_bonds
-from taufree.model.averages import fit, normalizer, see_averages, widths
+from taufree.model.averages import (
+    averaged,
+    averaged_block,
+    fit,
+    normalizer,
+    see_averages,
+    widths,
+)
 from taufree.model.network import Network, local_inputs, token_values
 from taufree.model.tokens import TokenMap, images
 from taufree.physics.descriptors import (
@@ -41,7 +48,7 @@ class Seam:
 
     ∂E_x = Σ values ∂Φ vseen + Σ vread ∂Φ (z, y) + Σ vaverage ∂ρ̄ + Σ vnormalizer ∂G + Σ vbonds ∂d².
     Tokens read ``values`` (n_points, 3), points read ``z`` and ``y`` (see `TokenMap.to_points`) and
-    averages of ``q`` with ``widths`` (see `TokenMap.average`); ``vseen``, ``vread``, ``vaverage``,
+    averages of ``q`` with ``widths`` (see `averaged`); ``vseen``, ``vread``, ``vaverage``,
     ``vnormalizer`` and ``vbonds`` are ∂E_x by what tokens and points have read, by the averages, by
     G and by d². See `taufree.motion`.
     """
@@ -137,22 +144,22 @@ class Functional:
         s = reduced_gradient(rho, grad_rho)
         values = token_values(s, weights * rho * held, geometry.normalizer)
         z, y, q = self.answers(token_map.to_tokens(values.to(self.dtype)), geometry.bonds)
-        average = token_map.average(q, widths(rho, s))
-        return held * self.at_points(rho, grad_rho, token_map.to_points(z, y), average)[0]
+        b = widths(rho, s)
+        average = averaged(token_map, q, b)
+        return held * self.at_points(rho, s, b, token_map.to_points(z, y), average)[0]
 
     def answers(self, c: Tensor, bonds: Bonds) -> tuple[Tensor, Tensor, Tensor]:
-        """What tokens offer to points, z, y of `TokenMap.to_points` and q of `TokenMap.average`.
+        """What tokens offer to points, z, y of `TokenMap.to_points` and q of `averaged`.
 
         ``c`` (n_tokens, n_features, 3) is Φᵀ applied to `token_values`.
         """
         return *self.network.answers(c[..., :2], bonds), fit(c[..., 2:], self.network.config)
 
     def at_points(
-        self, rho: Tensor, grad_rho: Tensor, f: Tensor, average: Tensor
+        self, rho: Tensor, s: Tensor, b: Tensor, f: Tensor, average: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """e_x, α̃ and gates where ρ, ∇ρ, what points read from tokens and averages are known."""
-        s = reduced_gradient(rho, grad_rho)
-        averages = see_averages(average, rho, s, widths(rho, s))
+        """e_x, α̃ and gates where ρ, s, widths b and what points read and average are known."""
+        averages = see_averages(average, rho, s, b)
         local = local_inputs(rho, s)
         alpha, gates = self.network.head(local.to(self.dtype), f, averages.to(self.dtype))
         alpha = alpha.double()
@@ -168,10 +175,10 @@ class Functional:
         z, y, q = self.answers(token_map.to_tokens(values.to(self.dtype)), geometry.bonds)
         tau = torch.empty_like(rho)
         for points, tiles in token_map.blocks():
-            n, g = rho[points], grad_rho[points]
-            average = token_map.average_block(q, widths(n, s[points]), tiles)
-            alpha = self.at_points(n, g, token_map.scatter(z, y, tiles), average)[1]
-            tau[points] = kinetic_energy_density(n, contracted_gradient(g), alpha)
+            n, b = rho[points], widths(rho[points], s[points])
+            average = averaged_block(token_map, q, b, tiles)
+            alpha = self.at_points(n, s[points], b, token_map.scatter(z, y, tiles), average)[1]
+            tau[points] = kinetic_energy_density(n, contracted_gradient(grad_rho[points]), alpha)
         return tau * held
 
     def potential(
@@ -214,9 +221,10 @@ class Functional:
             with torch.enable_grad():
                 n, g = leaf(rho[points]), leaf(grad_rho[points])
                 f, q_block = leaf(token_map.scatter(z, y, tiles)), leaf(q)
-                width = widths(n, reduced_gradient(n, g))
-                average = token_map.average_block(q_block, width, tiles)
-                e, a, gate = self.at_points(n, g, f, average)
+                s_block = reduced_gradient(n, g)
+                width = widths(n, s_block)
+                average = averaged_block(token_map, q_block, width, tiles)
+                e, a, gate = self.at_points(n, s_block, width, f, average)
                 e = held[points] * e
                 energy = weights[points] @ e
                 if vtau is not None:

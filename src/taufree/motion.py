@@ -9,7 +9,12 @@ from torch import Tensor
 
 from taufree.functional import Geometry, Potential
 from taufree.model.attention import bonds_between
-from taufree.model.averages import shares
+from taufree.model.averages import shares, widened
+from taufree.model.kernels import TILE
+from taufree.model.tokens import TokenMap, gaussian_features
+
+PAIRS = 256
+"""Pairs of tile and token that are moved at once: autograd keeps what it went through."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ def motion(
     g = shares(token_map.config).to(seam.z.device).expand(token_map.n_tokens, -1)
     z = torch.cat([seam.vseen.double(), g[..., None], seam.z.double()], 2)
     averages = seam.vaverage, seam.q, seam.widths
-    points, tokens, strain = token_map.motion(x, z, seam.y, averages)
+    points, tokens, strain = _displaced(token_map, x, z, seam.y, averages)
     with torch.enable_grad():
         moved = centers.detach().requires_grad_()
         cell = torch.eye(3).to(centers).requires_grad_()
@@ -48,3 +53,39 @@ def motion(
         bonds = bonds_between(moved @ cell.T, strained, token_map.config.cutoff)
         d_tokens, d_strain = torch.autograd.grad(bonds.squared_distance, (moved, cell), seam.vbonds)
     return Motion(points, tokens + d_tokens, strain + d_strain)
+
+
+def _displaced(
+    token_map: TokenMap, x: Tensor, z: Tensor, y: Tensor, averages: tuple[Tensor, Tensor, Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Derivatives of Σ x Φ (z, y) + Σ v ρ̄ when points, tokens or the cell move.
+
+    ``x`` (n_points, n_scalars + 8 n_directed), ``z`` and ``y`` as in `TokenMap.to_points`;
+    ``averages`` are v (n_points, 4 n_heads), and q and b as in `taufree.model.averages.averaged`.
+
+    Returns
+    -------
+    By r_j, (n_points, 3); by R_A, (n_tokens, 3), images with their token; and by ε for
+    r → (1 + ε) r of points, tokens and lattice together, (3, 3). All in float64.
+    """
+    x, z, y = x.double(), z.double(), y.double()
+    v, q, b = averages
+    d_points, d_tokens = x.new_zeros(token_map.n_points, 3), x.new_zeros(token_map.n_tokens, 3)
+    strain = x.new_zeros(3, 3)
+    for points, tiles in token_map.blocks():
+        x_tiles = token_map.tiled(torch.cat([x[points], v[points]], 1), tiles)
+        b_tiles = token_map.tiled(b[points], tiles, 1.0)
+        force = x_tiles.new_zeros(len(x_tiles), 3, TILE)
+        for pairs in token_map.pairs(tiles, PAIRS):
+            tile, token = token_map.tile[pairs] - tiles.start, token_map.token[pairs]
+            r = token_map.displacements(pairs)
+            with torch.enable_grad():
+                phi = gaussian_features(r.requires_grad_(), token_map.config)
+                near = widened(r, q[token], b_tiles[tile], token_map.config)
+                read = torch.cat([token_map.read(phi, z[token], y[token]), near], 1)
+            (d_r,) = torch.autograd.grad(read, r, x_tiles[tile])
+            force.index_add_(0, tile, d_r)
+            d_tokens.index_add_(0, token, -d_r.sum(2))
+            strain += torch.einsum("pai,pbi->ab", d_r, r.detach())
+        d_points[points] = force.mT.flatten(0, 1)[: len(points)]
+    return d_points, d_tokens, strain

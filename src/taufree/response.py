@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd import grad
 
 from taufree.functional import Functional, Geometry, hold, leaf
-from taufree.model.averages import widths
+from taufree.model.averages import averaged_block, widths
 from taufree.model.network import token_values
 from taufree.physics.descriptors import reduced_gradient
 
@@ -123,9 +123,10 @@ class Response:
     def _energy(
         self, points: Tensor, tiles: slice, n: Tensor, g: Tensor, f: Tensor, q: Tensor
     ) -> Tensor:
-        width = widths(n, reduced_gradient(n, g))
-        average = self.token_map.average_block(q, width, tiles)
-        return self.weights[points] @ self.functional.at_points(n, g, f, average)[0]
+        s = reduced_gradient(n, g)
+        b = widths(n, s)
+        average = averaged_block(self.token_map, q, b, tiles)
+        return self.weights[points] @ self.functional.at_points(n, s, b, f, average)[0]
 
     def _no_answers(self) -> tuple[Tensor, ...]:
         return tuple(torch.zeros_like(x) for x in self.z)

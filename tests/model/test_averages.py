@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,10 +19,12 @@ from taufree.model import tokens
 from taufree.model.averages import (
     HEADS,
     N_SEEN,
-    averages_plainly,
+    averaged,
+    averaged_block_plainly,
     fit,
     normalizer,
     see_averages,
+    see_averages_plainly,
     widths,
 )
 from taufree.model.config import ModelConfig
@@ -53,7 +56,7 @@ def test_it_is_the_average_under_a_gaussian(generator: torch.Generator) -> None:
     x, weight = hermgauss(30)
     steps = torch.tensor(np.stack(np.meshgrid(x, x, x), -1).reshape(-1, 3))
     share = torch.tensor(np.prod(np.meshgrid(weight, weight, weight), axis=0).ravel())
-    found = token_map.average(q, b).unflatten(1, (2, 4))
+    found = averaged(token_map, q, b).unflatten(1, (2, 4))
     coords = token_map.points.mT.flatten(0, 1)[torch.argsort(token_map.order)]
     for i, head in np.ndindex(5, 2):
         around = coords[i] + steps / b[i, head].sqrt()
@@ -78,9 +81,9 @@ def test_slope_is_that_of_the_average(generator: torch.Generator) -> None:
             TokenMap(config, coords + s * step, 3, torch.arange(3), token_map.position[:3])
             for s in (1, -1)
         )
-        up, down = (end.average(q, b).unflatten(1, (2, 4))[..., 0] for end in ends)
+        up, down = (averaged(end, q, b).unflatten(1, (2, 4))[..., 0] for end in ends)
         numeric.append((up - down) / (2 * h))
-    slope = token_map.average(q, b).unflatten(1, (2, 4))[..., 1:]
+    slope = averaged(token_map, q, b).unflatten(1, (2, 4))[..., 1:]
     torch.testing.assert_close(slope, torch.stack(numeric, 2), rtol=1e-4, atol=1e-5)
 
 
@@ -90,8 +93,8 @@ def test_compiled_form_is_the_plain_one(generator: torch.Generator) -> None:
     b.requires_grad_()
     d_average = random(generator, 150, 8)
     ((points, tiles),) = token_map.blocks()
-    plain = token_map.average_plainly(q, b[points], tiles)[torch.argsort(points)]
-    compiled = token_map.average(q, b)
+    plain = averaged_block_plainly(token_map, q, b[points], tiles)[torch.argsort(points)]
+    compiled = averaged(token_map, q, b)
     torch.testing.assert_close(compiled, plain, rtol=ROUNDING, atol=ROUNDING)
     for ours, theirs in zip(
         grad(compiled, (q, b), d_average), grad(plain, (q, b), d_average), strict=True
@@ -103,8 +106,8 @@ def test_derivatives_to_second_order(generator: torch.Generator) -> None:
     config = ModelConfig(n_radial=(3, 2, 1))
     token_map, q, b = scene(generator, config, n_points=4)
     variables = q.requires_grad_(), b.requires_grad_()
-    assert gradcheck(token_map.average, variables)
-    assert gradgradcheck(token_map.average, variables)
+    assert gradcheck(partial(averaged, token_map), variables)
+    assert gradgradcheck(partial(averaged, token_map), variables)
 
 
 def test_averages_of_water_are_those_of_its_grid(water: OrbitalDensity) -> None:
@@ -118,7 +121,7 @@ def test_averages_of_water_are_those_of_its_grid(water: OrbitalDensity) -> None:
     s = reduced_gradient(rho, grad_rho)
     values = token_values(s, d.weights * rho, normalizer(token_map))
     b, q = widths(rho, s), fit(token_map.to_tokens(values)[..., 2:], config)
-    averages = token_map.average(q, b).unflatten(1, (-1, 4))[..., 0]
+    averages = averaged(token_map, q, b).unflatten(1, (-1, 4))[..., 0]
     chosen = ((rho > 0.01) & (rho < 0.3)).nonzero()[::29, 0]
     distance = (d.coords[chosen, None] - d.coords).square().sum(2)
     for head in range(len(HEADS)):
@@ -146,7 +149,7 @@ def test_compiled_sight_is_the_plain_one(generator: torch.Generator) -> None:
     s, average = random(generator, 9, 3), random(generator, 9, 4 * len(HEADS))
     inputs = [x.requires_grad_() for x in (average, rho, s, b)]
     u = s / (1 + (s * s).sum(1, keepdim=True)).sqrt()
-    seen, plainly = see_averages(*inputs), averages_plainly(average, rho, u, b)
+    seen, plainly = see_averages(*inputs), see_averages_plainly(average, rho, u, b)
     torch.testing.assert_close(seen, plainly, rtol=ROUNDING, atol=ROUNDING)
     assert gradcheck(see_averages, inputs)
     assert gradgradcheck(see_averages, inputs)
@@ -159,14 +162,14 @@ def test_a_density_far_from_all_tokens_is_finite() -> None:
     rho.requires_grad_()
     for value in (0.0, -1e9):  # or where a fit is negative
         average = torch.full((3, 4 * len(HEADS)), value, dtype=torch.float64)
-        for form in (see_averages, see_averages_plainly):
+        for form in (see_averages, plain_form):
             seen = form(average, rho, s, widths(rho, s))
             (slope,) = grad(seen.sum(), rho)
             assert seen.isfinite().all() and slope.isfinite().all()
 
 
-def see_averages_plainly(average: Tensor, rho: Tensor, s: Tensor, b: Tensor) -> Tensor:
-    return averages_plainly(average, rho, s / (1 + (s * s).sum(1, keepdim=True)).sqrt(), b)
+def plain_form(average: Tensor, rho: Tensor, s: Tensor, b: Tensor) -> Tensor:
+    return see_averages_plainly(average, rho, s / (1 + (s * s).sum(1, keepdim=True)).sqrt(), b)
 
 
 def test_blocks_without_tokens_in_reach(
@@ -184,16 +187,18 @@ def test_blocks_without_tokens_in_reach(
         token_map = TokenMap(config, coords, 2, *visible)
         q = random(generator, 2, config.n_features).requires_grad_()
         b = torch.exp(random(generator, 192, 2)).requires_grad_()
-        average = token_map.average(q, b)
+        average = averaged(token_map, q, b)
         blocks = list(token_map.blocks())
         assert len(blocks) > 1
-        plain = torch.cat([token_map.average_plainly(q, b[points], t) for points, t in blocks])
+        plain = torch.cat(
+            [averaged_block_plainly(token_map, q, b[points], t) for points, t in blocks]
+        )
         order = torch.argsort(torch.cat([points for points, _ in blocks]))
         torch.testing.assert_close(average, plain[order], rtol=ROUNDING, atol=ROUNDING)
         slopes = grad(average.square().sum(), (q, b), create_graph=True)
         curved = grad(sum(x.square().sum() for x in slopes), (q, b))
         assert all(x.isfinite().all() for x in (*slopes, *curved))
-        (only_b,) = grad(token_map.average(q.detach(), b).square().sum(), b, create_graph=True)
+        (only_b,) = grad(averaged(token_map, q.detach(), b).square().sum(), b, create_graph=True)
         torch.testing.assert_close(only_b, slopes[1])
 
 

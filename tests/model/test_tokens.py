@@ -54,7 +54,7 @@ def dense(coords: Tensor, positions: Tensor, config: ModelConfig = CONFIG) -> Te
 @pytest.fixture(params=["compiled", "reference"], autouse=True)
 def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every law holds for the compiled kernels and for the PyTorch form that a GPU runs."""
-    monkeypatch.setattr(TokenMap, "_compiled", request.param == "compiled")
+    monkeypatch.setattr(TokenMap, "compiled", request.param == "compiled")
 
 
 def token_map(

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from taufree.functional import Functional, hold
 from taufree.model.attention import Bonds, bonds_between
-from taufree.model.averages import FLOOR, averages_plainly, fit, shares, widths
+from taufree.model.averages import FLOOR, fit, see_averages_plainly, shares, widened, widths
 from taufree.model.config import ModelConfig
 from taufree.model.network import indicator, local_inputs, token_values
 from taufree.model.sight import see_plainly
-from taufree.model.tokens import averaged_gaussians, gaussian_features, higher_features
+from taufree.model.tokens import gaussian_features, higher_features
 from taufree.physics.descriptors import lda_exchange, reduced_gradient
 
 
@@ -55,8 +55,8 @@ class DenseExchange(nn.Module):
         local = local_inputs(rho, s)
         x = see_plainly(local, to_points(phi, z, y, config), config.n_directed)
         b, q = widths(rho, s), fit(c[..., 2:], config)
-        average = averaged_gaussians(r, q, b.mT.expand(r.shape[0], -1, -1), config).sum(0).mT
-        averages = averages_plainly(average, rho, local[:, 1:], b)
+        average = widened(r, q, b.mT.expand(r.shape[0], -1, -1), config).sum(0).mT
+        averages = see_averages_plainly(average, rho, local[:, 1:], b)
         alpha = indicator(x, network.experts.densely(torch.cat([x, averages], 1))[0])
         return held * lda_exchange(rho) * self.parent.enhancement((s * s).sum(1), alpha)
 

@@ -11,7 +11,7 @@ not needed. A Gaussian of exponent a averaged with one of exponent b is
     exp(−a d²) → (b/(a + b))^{3/2} exp(−ab/(a + b) d²),
 
 times (b/(a + b))^l before a solid harmonic. So ρ is written in the Gaussians Φ of the tokens, and
-each point sums these, widened, over the tokens in reach (`taufree.model.tokens.TokenMap.average`).
+each point sums these, widened, over the tokens in reach (`averaged`).
 
 **The density in Gaussians.** Points share their density out among the tokens, as softmax attention
 would: p_A(r) = g(|r − R_A|)/G(r), G(r) = Σ_B g(|r − R_B|) + ε. Each share p_A ρ is fitted by its
@@ -29,11 +29,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from taufree.model import kernels
 from taufree.model.config import ModelConfig
-from taufree.model.tokens import TokenMap, set_threads
+from taufree.model.kernels import TILE
+from taufree.model.kernels import averages as kernels
+from taufree.model.tokens import TokenMap, gaussian_exponents, set_threads
 
 HEADS = (0.15, 0.5)
 """c_h: one head sees farther than 1/k_F, one nearer."""
@@ -49,6 +51,18 @@ RIDGE = 1e-3
 SOFT = 0.1
 """Of ρ̄/ρ: its logarithm is that of ½(ρ̄/ρ + √((ρ̄/ρ)² + SOFT²)), up to a constant that makes 1 its
 zero. A fit may be negative in places."""
+PAIRS = 2048
+"""Pairs of tile and token that the PyTorch form widens at once; autograd does it anew."""
+
+_HALF_ROOT3 = math.sqrt(3) / 2
+_TENSORS = [
+    [[0, _HALF_ROOT3, 0], [_HALF_ROOT3, 0, 0], [0, 0, 0]],
+    [[0, 0, 0], [0, 0, _HALF_ROOT3], [0, _HALF_ROOT3, 0]],
+    [[-0.5, 0, 0], [0, -0.5, 0], [0, 0, 1]],
+    [[0, 0, _HALF_ROOT3], [0, 0, 0], [_HALF_ROOT3, 0, 0]],
+    [[_HALF_ROOT3, 0, 0], [0, -_HALF_ROOT3, 0], [0, 0, 0]],
+]
+"""T_m of S_2m(r) = rᵀ T_m r."""
 
 
 def normalizer(token_map: TokenMap) -> Tensor:
@@ -104,6 +118,71 @@ def widths(rho: Tensor, s: Tensor) -> Tensor:
     return (k_f_squared * (1 + (s * s).sum(1)))[:, None] * rho.new_tensor(HEADS)
 
 
+def averaged(token_map: TokenMap, q: Tensor, b: Tensor) -> Tensor:
+    """A density in Gaussians, averaged at every point with kernels of its own widths.
+
+    Parameters
+    ----------
+    q : Tensor, (n_tokens, n_features), float64
+        Coefficients of exp(−a_n d²) a_n^{l/2} S_lm; each token's density fades with C(d).
+    b : Tensor, (n_points, n_heads), float64
+        Exponents of the kernels.
+
+    Returns
+    -------
+    (n_points, 4 n_heads): ρ̄ and ∇ρ̄ of each head (of C(d) only the value, not its slope, is in ∇ρ̄).
+    """
+    blocks = token_map.blocks()
+    parts = [averaged_block(token_map, q, b[points], tiles) for points, tiles in blocks]
+    return torch.cat([b.new_zeros(0, 4 * b.shape[1]), *parts])[torch.argsort(token_map.order)]
+
+
+def averaged_block(token_map: TokenMap, q: Tensor, b: Tensor, tiles: slice) -> Tensor:
+    """The same at the points of some tiles, whose b are given."""
+    if token_map.compiled:
+        return _Average.apply(q, b, token_map, tiles)
+    return averaged_block_plainly(token_map, q, b, tiles)
+
+
+def averaged_block_plainly(token_map: TokenMap, q: Tensor, b: Tensor, tiles: slice) -> Tensor:
+    """The reference form of `averaged_block`."""
+    b_tiles = token_map.tiled(b, tiles, 1.0)  # (n_tiles, n_heads, TILE)
+    found = b.new_zeros(len(b_tiles), 4 * b.shape[1], TILE)
+    for pairs in token_map.pairs(tiles, PAIRS) or [slice(0)]:  # none at all: once
+        tile = token_map.tile[pairs] - tiles.start
+        inputs = token_map.displacements(pairs), q[token_map.token[pairs]], b_tiles[tile]
+        near = checkpoint(widened, *inputs, token_map.config, use_reentrant=False)
+        found = found.index_add(0, tile, near)
+    return found.mT.flatten(0, 1)[: len(b)]
+
+
+def widened(r: Tensor, q: Tensor, b: Tensor, config: ModelConfig) -> Tensor:
+    """What one token's Gaussians, widened, add to `averaged` at displacements r.
+
+    Shapes: (n_near, 3, n), (n_near, n_features), (n_near, n_heads, n) -> (n_near, 4 n_heads, n).
+    """
+    n0, n1, n2 = config.n_radial
+    exponents = gaussian_exponents(config).to(r)[:, None]
+    d2 = (r * r).sum(1)[:, None, None]
+    fade = (1 - d2 / config.cutoff**2).clamp_min(0) ** 3
+    w = b[:, :, None] / (exponents + b[:, :, None])  # (n_near, n_heads, n0, n)
+    gauss = fade * torch.exp(-exponents * w * d2) * w**1.5
+    s, v, t = q.split((n0, 3 * n1, 5 * n2), 1)
+    v = v.unflatten(1, (n1, 3)) * exponents[:n1].sqrt()  # (n_near, n1, 3)
+    t = t.unflatten(1, (n2, 5)) * exponents[:n2] @ r.new_tensor(_TENSORS).flatten(1)
+    turned = t.unflatten(2, (3, 3)) @ r[:, None]  # (n_near, n2, 3, n)
+    slope = 2 * turned[:, None] * w[:, :, :n2, None] ** 2  # (n_near, n_heads, n2, 3, n)
+    second = (turned * r[:, None]).sum(2)[:, None] * w[:, :, :n2] ** 2
+    first = (v @ r)[:, None] * w[:, :, :n1]
+    pad = nn.functional.pad
+    value = s[:, None, :, None] + pad(first, (0, 0, 0, n0 - n1)) + pad(second, (0, 0, 0, n0 - n2))
+    straight = pad(v[:, None, :, :, None] * w[:, :, :n1, None], (0, 0, 0, 0, 0, n0 - n1))
+    slope = straight + pad(slope, (0, 0, 0, 0, 0, n0 - n2))
+    slope = slope - 2 * (exponents * w * value)[:, :, :, None] * r[:, None, None]
+    mean = (gauss * value).sum(2)[:, :, None]
+    return torch.cat([mean, (gauss[:, :, :, None] * slope).sum(2)], 2).flatten(1, 2)
+
+
 def see_averages(average: Tensor, rho: Tensor, s: Tensor, b: Tensor) -> Tensor:
     """What an expert sees of them, invariant under rotation: (n_points, `N_SEEN`).
 
@@ -113,16 +192,16 @@ def see_averages(average: Tensor, rho: Tensor, s: Tensor, b: Tensor) -> Tensor:
     Parameters
     ----------
     average : Tensor, (n_points, 4 n_heads)
-        ρ̄ and ∇ρ̄ of each head, see `TokenMap.average`.
+        ρ̄ and ∇ρ̄ of each head, see `averaged`.
     rho, s, b : Tensor, (n_points,), (n_points, 3), (n_points, n_heads)
     """
     u = s * torch.rsqrt(1 + (s * s).sum(1, keepdim=True))
     if rho.device.type != "cpu":
-        return averages_plainly(average, rho, u, b)
+        return see_averages_plainly(average, rho, u, b)
     return _SeeAverages.apply(average, rho, u, b)
 
 
-def averages_plainly(average: Tensor, rho: Tensor, u: Tensor, b: Tensor) -> Tensor:
+def see_averages_plainly(average: Tensor, rho: Tensor, u: Tensor, b: Tensor) -> Tensor:
     """The reference form of `see_averages`."""
     mean, slope = average.unflatten(1, (-1, 4)).split((1, 3), 2)
     log_ratio = torch.asinh(mean[..., 0] / (SOFT * rho[:, None])) - math.asinh(1 / SOFT)
@@ -130,6 +209,37 @@ def averages_plainly(average: Tensor, rho: Tensor, u: Tensor, b: Tensor) -> Tens
     square = (dipole * dipole).sum(2)
     along = (dipole * u[:, None]).sum(2) * torch.rsqrt(1 + square)
     return torch.cat([log_ratio, along, square / (1 + square)], 1)
+
+
+def _arguments(token_map: TokenMap, q: Tensor, b: Tensor, tiles: slice) -> tuple[Any, ...]:
+    """What the kernels of `averaged_block` are told."""
+    arguments = token_map.arguments(tiles, torch.float64)[:6]
+    b = token_map.tiled(b.detach(), tiles, 1.0)
+    return *arguments, token_map.config.cutoff, b.numpy(), q.detach().contiguous().numpy()
+
+
+class _Average(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, b: Tensor, token_map: TokenMap, tiles: slice) -> Tensor:
+        ctx.save_for_backward(q, b)
+        ctx.token_map, ctx.tiles = token_map, tiles
+        found = torch.from_numpy(kernels.average(*_arguments(token_map, q, b, tiles)))
+        return found.mT.flatten(0, 1)[: len(b)]
+
+    @staticmethod
+    def backward(ctx: Any, d_average: Tensor) -> tuple[Tensor | None, ...]:
+        q, b = ctx.saved_tensors
+        if torch.is_grad_enabled():  # to be differentiated once more
+            inputs = q.view_as(q), b.view_as(b)  # partial derivatives, should b come from q
+            wanted = [x for x in inputs if x.requires_grad]
+            again = averaged_block_plainly(ctx.token_map, *inputs, ctx.tiles)
+            slopes = iter(torch.autograd.grad(again, wanted, d_average, create_graph=True))
+            return *(next(slopes) if x.requires_grad else None for x in inputs), None, None
+        arguments = _arguments(ctx.token_map, q, b, ctx.tiles)
+        d_average = ctx.token_map.tiled(d_average.detach(), ctx.tiles)
+        d_q, d_b = kernels.average_backward(*arguments, d_average.numpy())  # type: ignore[call-arg]
+        d_b = torch.from_numpy(d_b).mT.flatten(0, 1)[: len(b)]
+        return torch.from_numpy(d_q), d_b, None, None
 
 
 class _SeeAverages(torch.autograd.Function):
@@ -148,7 +258,7 @@ class _SeeAverages(torch.autograd.Function):
             inputs = [x.view_as(x) for x in inputs]
             wanted = [x for x in inputs if x.requires_grad]
             slopes = torch.autograd.grad(
-                averages_plainly(*inputs), wanted, d_seen, create_graph=True
+                see_averages_plainly(*inputs), wanted, d_seen, create_graph=True
             )
             found = iter(slopes)
             return tuple(next(found) if x.requires_grad else None for x in inputs)

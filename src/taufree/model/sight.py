@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from taufree.model import kernels
-from taufree.model.kernels import LARGE
+from taufree.model.kernels import sight as kernels
+from taufree.model.kernels.sight import LARGE
 from taufree.model.tokens import set_threads, solid_harmonics, split_by_l
 
 

@@ -15,7 +15,7 @@ from torch.autograd import grad
 from torch.autograd.function import once_differentiable
 
 from taufree.functional import Functional, Geometry, hold, leaf
-from taufree.model.averages import fit, widths
+from taufree.model.averages import averaged, fit, widths
 from taufree.model.network import token_values
 from taufree.physics.descriptors import reduced_gradient
 
@@ -35,7 +35,8 @@ def energy_and_potential(
         n, g, c, average = map(leaf, (known.rho, known.grad_rho, known.c, known.average))
         answers = functional.network.answers(c[..., :2], geometry.bonds)
         f = geometry.token_map.to_points(*answers)
-        energy = known.weights * functional.at_points(n, g, f, average)[0]
+        s = reduced_gradient(n, g)
+        energy = known.weights * functional.at_points(n, s, widths(n, s), f, average)[0]
         d_n, d_g, d_c, d_average = grad(energy.sum(), (n, g, c, average), create_graph=True)
         through_n, through_g = _Pull.apply(d_c, d_average, known)
     return energy, d_n + through_n, d_g + through_g
@@ -62,7 +63,7 @@ class _Known:
             self.b = widths(self.n, s)
             self.c = self._seen(self.values)
             self.q = fit(self.c[..., 2:], functional.network.config)
-            self.average = self.token_map.average(self.q, self.b)
+            self.average = averaged(self.token_map, self.q, self.b)
 
     def _seen(self, values: Tensor) -> Tensor:
         return self.token_map.to_tokens(values.to(self.functional.dtype))
@@ -82,9 +83,9 @@ class _Known:
         d_values, d_b = grad(back, any_slope, (d_n, d_g))
         d_c, q, b = self._seen(d_values), self.q.detach(), self.b.detach()
         d_q = fit(d_c[..., 2:], self.functional.network.config)
-        wider, narrower = (self.token_map.average(q, b * (1 + h)) for h in (-STEP, STEP))
+        wider, narrower = (averaged(self.token_map, q, b * (1 + h)) for h in (-STEP, STEP))
         by_b = ((narrower - wider) / (2 * STEP)).unflatten(1, (-1, 4)) / b[..., None]
-        return d_c, self.token_map.average(d_q, b) + (by_b * d_b[..., None]).flatten(1)
+        return d_c, averaged(self.token_map, d_q, b) + (by_b * d_b[..., None]).flatten(1)
 
 
 class _Pull(torch.autograd.Function):

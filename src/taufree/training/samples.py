@@ -15,7 +15,7 @@ from torch import Tensor
 from taufree.data.store import ReferenceDensity
 from taufree.functional import hold
 from taufree.model.attention import Bonds, bonds_between, make_bonds
-from taufree.model.averages import fit, normalizer, see_averages, widths
+from taufree.model.averages import averaged, fit, normalizer, see_averages, widths
 from taufree.model.config import ModelConfig
 from taufree.model.network import local_inputs, token_values
 from taufree.model.tokens import TokenMap, images
@@ -110,7 +110,7 @@ def _family(
     b = widths(rho, s)
     average = torch.cat(
         [
-            token_map.average(fit(of_one[..., 2:], config), b_of_one)
+            averaged(token_map, fit(of_one[..., 2:], config), b_of_one)
             for of_one, b_of_one in zip(c, b.split(len(weights)), strict=True)
         ]
     )

@@ -13,7 +13,7 @@ from taufree.evaluation.speed import measure, systems
 from taufree.evaluation.speed.measure import DEORBITALIZED, Say
 from taufree.evaluation.speed.peers import evaluate
 from taufree.functional import RHO_THRESHOLD, Functional
-from taufree.model.averages import see_averages, widths
+from taufree.model.averages import averaged, see_averages, widths
 from taufree.model.experts import Experts
 from taufree.model.network import local_inputs, token_values
 from taufree.model.sight import see
@@ -44,7 +44,7 @@ def bench_experts(
         values = token_values(s, weights * rho, geometry.normalizer)
         c = token_map.to_tokens(values.to(functional.dtype))
         z, y, q = functional.answers(c, geometry.bonds)
-        averages = see_averages(token_map.average(q, b), rho, s, b).to(functional.dtype)
+        averages = see_averages(averaged(token_map, q, b), rho, s, b).to(functional.dtype)
         local = local_inputs(rho, s).to(functional.dtype)
         seen = see(local, token_map.to_points(z, y), network.config.n_directed)
         inputs = torch.cat([seen, averages], 1)

@@ -26,7 +26,7 @@ STAGES: dict[str, dict[str, str]] = {
         "to_tokens": "tokens read the density",
         "answers": "token network",
         "scatter(z": "points read the tokens",
-        "average_block": "averages",
+        "averaged_block": "averages",
         "at_points": "experts",
         "grad(energy": "experts, backward",
         "gather(found": "points to tokens, backward",
