@@ -11,6 +11,7 @@ from torch import Tensor
 
 from networks import random_functional
 from taufree.functional import Functional
+from taufree.model.tokens import TokenMap
 from taufree.motion import Motion, motion
 from tolerances import FINITE_DIFFERENCE, SUM_ROUNDING
 
@@ -53,6 +54,14 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 def derivative(e: Callable[[float], float], h: float = STEP) -> float:
     return (8 * (e(h) - e(-h)) - (e(2 * h) - e(-2 * h))) / (12 * h)
+
+
+def test_compiled_form_is_the_plain_one(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled, _ = case.motion()
+    monkeypatch.setattr(TokenMap, "compiled", False)
+    plain, _ = case.motion()
+    for a, b in zip(vars(compiled).values(), vars(plain).values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=SUM_ROUNDING)
 
 
 def test_points_and_nuclei(case: Case) -> None:

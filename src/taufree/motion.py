@@ -11,6 +11,7 @@ from taufree.functional import Geometry, Potential
 from taufree.model.attention import bonds_between
 from taufree.model.averages import shares, widened
 from taufree.model.kernels import TILE
+from taufree.model.kernels import motion as kernels
 from taufree.model.tokens import TokenMap, gaussian_features
 
 PAIRS = 256
@@ -68,24 +69,46 @@ def _displaced(
     By r_j, (n_points, 3); by R_A, (n_tokens, 3), images with their token; and by ε for
     r → (1 + ε) r of points, tokens and lattice together, (3, 3). All in float64.
     """
-    x, z, y = x.double(), z.double(), y.double()
+    x, z, y = x.double(), z.double().contiguous(), y.double().contiguous()
     v, q, b = averages
     d_points, d_tokens = x.new_zeros(token_map.n_points, 3), x.new_zeros(token_map.n_tokens, 3)
     strain = x.new_zeros(3, 3)
+    form = _displace if token_map.compiled else _displace_plainly
     for points, tiles in token_map.blocks():
-        x_tiles = token_map.tiled(torch.cat([x[points], v[points]], 1), tiles)
-        b_tiles = token_map.tiled(b[points], tiles, 1.0)
-        force = x_tiles.new_zeros(len(x_tiles), 3, TILE)
-        for pairs in token_map.pairs(tiles, PAIRS):
-            tile, token = token_map.tile[pairs] - tiles.start, token_map.token[pairs]
-            r = token_map.displacements(pairs)
-            with torch.enable_grad():
-                phi = gaussian_features(r.requires_grad_(), token_map.config)
-                near = widened(r, q[token], b_tiles[tile], token_map.config)
-                read = torch.cat([token_map.read(phi, z[token], y[token]), near], 1)
-            (d_r,) = torch.autograd.grad(read, r, x_tiles[tile])
-            force.index_add_(0, tile, d_r)
-            d_tokens.index_add_(0, token, -d_r.sum(2))
-            strain += torch.einsum("pai,pbi->ab", d_r, r.detach())
+        at_points = (x[points], 0.0), (b[points], 1.0), (v[points], 0.0)
+        x_tiles, b_tiles, v_tiles = (token_map.tiled(a, tiles, fill) for a, fill in at_points)
+        force, *moved = form(token_map, tiles, x_tiles, z, y, b_tiles, q, v_tiles)
         d_points[points] = force.mT.flatten(0, 1)[: len(points)]
+        d_tokens += moved[0]
+        strain += moved[1]
     return d_points, d_tokens, strain
+
+
+def _displace(token_map: TokenMap, tiles: slice, *inputs: Tensor) -> tuple[Tensor, ...]:
+    """Derivatives by the points of some tiles, (n_tiles, 3, TILE), by tokens and by strain."""
+    arguments = token_map.arguments(tiles, torch.float64)[:6]
+    arrays = (x.contiguous().numpy() for x in inputs)
+    found = kernels.displace(*arguments, token_map.config.cutoff, *arrays)
+    return tuple(map(torch.from_numpy, found))
+
+
+def _displace_plainly(
+    token_map: TokenMap, tiles: slice, x: Tensor, z: Tensor, y: Tensor, b: Tensor, q: Tensor,
+    v: Tensor,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """The reference form of `_displace`."""
+    x = torch.cat([x, v], 1)
+    force, d_tokens = x.new_zeros(len(x), 3, TILE), x.new_zeros(token_map.n_tokens, 3)
+    strain = x.new_zeros(3, 3)
+    for pairs in token_map.pairs(tiles, PAIRS):
+        tile, token = token_map.tile[pairs] - tiles.start, token_map.token[pairs]
+        r = token_map.displacements(pairs)
+        with torch.enable_grad():
+            phi = gaussian_features(r.requires_grad_(), token_map.config)
+            near = widened(r, q[token], b[tile], token_map.config)
+            read = torch.cat([token_map.read(phi, z[token], y[token]), near], 1)
+        (d_r,) = torch.autograd.grad(read, r, x[tile])
+        force.index_add_(0, tile, d_r)
+        d_tokens.index_add_(0, token, -d_r.sum(2))
+        strain += torch.einsum("pai,pbi->ab", d_r, r.detach())
+    return force, d_tokens, strain

@@ -9,7 +9,7 @@ from taufree.model.kernels import CHUNK, TILE
 
 
 @numba.njit(inline="always")
-def _exp(t):  # type: ignore[no-untyped-def]
+def exp(t):  # type: ignore[no-untyped-def]
     """exp(t) for −60 ≤ t ≤ 0 by the Taylor series of its 64th root."""
     t = t / 64
     e = 1.0
@@ -21,7 +21,7 @@ def _exp(t):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(inline="always")
-def _near(points, position, cutoff, r, square, fade):  # type: ignore[no-untyped-def]
+def near(points, position, cutoff, r, square, fade):  # type: ignore[no-untyped-def]
     """Displacements r (3, TILE) from ``position``, their squares, and C(d)."""
     for i in range(TILE):
         for k in range(3):
@@ -32,7 +32,7 @@ def _near(points, position, cutoff, r, square, fade):  # type: ignore[no-untyped
 
 
 @numba.njit(inline="always")
-def _moments(q, n, n_radial, a):  # type: ignore[no-untyped-def]
+def moments(q, n, n_radial, a):  # type: ignore[no-untyped-def]
     """Of the n-th Gaussian: q₀, √a q₁ (3) and a q₂ as T (xx, yy, zz, xy, yz, xz), q₂·S₂ = rᵀTr."""
     n0, n1, n2 = n_radial
     half_root3 = 0.8660254037844386
@@ -85,17 +85,17 @@ def average(  # type: ignore[no-untyped-def]
         square = np.empty(TILE)
         fade = np.empty(TILE)
         for pair in range(pointer[tile], pointer[tile + 1]):
-            _near(points[tile], position[pair], cutoff, r, square, fade)
+            near(points[tile], position[pair], cutoff, r, square, fade)
             for n in range(n_radial[0]):
                 a = a0 * 2.0**n
-                q0, v, t = _moments(q[token[pair]], n, n_radial, a)
+                q0, v, t = moments(q[token[pair]], n, n_radial, a)
                 for head in range(n_heads):
                     o = out[tile, 4 * head : 4 * head + 4]
                     for i in range(TILE):
                         x, y, z = r[0, i], r[1, i], r[2, i]
                         w = b[tile, head, i] / (a + b[tile, head, i])
                         k = a * w
-                        e = _exp(-min(k * square[i], 60.0)) * w * np.sqrt(w) * fade[i]
+                        e = exp(-min(k * square[i], 60.0)) * w * np.sqrt(w) * fade[i]
                         tx = t[0] * x + t[3] * y + t[5] * z
                         ty = t[3] * x + t[1] * y + t[4] * z
                         tz = t[5] * x + t[4] * y + t[2] * z
@@ -131,11 +131,11 @@ def average_backward(  # type: ignore[no-untyped-def]
         fade = np.empty(TILE)
         for tile in range(chunk * CHUNK, min((chunk + 1) * CHUNK, n_tiles)):
             for pair in range(pointer[tile], pointer[tile + 1]):
-                _near(points[tile], position[pair], cutoff, r, square, fade)
+                near(points[tile], position[pair], cutoff, r, square, fade)
                 d_q = parts[chunk, token[pair]]
                 for n in range(n0):
                     a = a0 * 2.0**n
-                    q0, v, t = _moments(q[token[pair]], n, n_radial, a)
+                    q0, v, t = moments(q[token[pair]], n, n_radial, a)
                     s0 = sx = sy = sz = sxx = syy = szz = sxy = syz = sxz = 0.0
                     for head in range(n_heads):
                         g = d_out[tile, 4 * head : 4 * head + 4]
@@ -145,7 +145,7 @@ def average_backward(  # type: ignore[no-untyped-def]
                             width = b[tile, head, i]
                             w = width / (a + width)
                             k = a * w
-                            e = _exp(-min(k * square[i], 60.0)) * w * np.sqrt(w) * fade[i]
+                            e = exp(-min(k * square[i], 60.0)) * w * np.sqrt(w) * fade[i]
                             g_r = gx * x + gy * y + gz * z
                             through = g[0, i] - 2 * k * g_r
                             s0 += e * through
