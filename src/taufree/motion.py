@@ -88,7 +88,7 @@ def _displace(token_map: TokenMap, tiles: slice, *inputs: Tensor) -> tuple[Tenso
     """Derivatives by the points of some tiles, (n_tiles, 3, TILE), by tokens and by strain."""
     arguments = token_map.arguments(tiles, torch.float64)[:6]
     arrays = (x.contiguous().numpy() for x in inputs)
-    found = kernels.displace(*arguments, token_map.config.cutoff, *arrays)
+    found = kernels.displace(*arguments, token_map.config.cutoff, *arrays)  # type: ignore[call-arg]
     return tuple(map(torch.from_numpy, found))
 
 
