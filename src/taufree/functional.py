@@ -89,11 +89,19 @@ class Functional:
     Spin-polarized densities follow from exact spin scaling, E_x[ρ↑,ρ↓] = ½E_x[2ρ↑] + ½E_x[2ρ↓].
     """
 
-    def __init__(self, network: Network, name: str = "", elements: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        network: Network,
+        name: str = "",
+        elements: Iterable[str] = (),
+        pseudopotentials: Iterable[str] = (),
+    ) -> None:
         self.network = network.eval()
         self.name = name
         self.elements = frozenset(elements)
         """Symbols of the elements it was trained on; empty where that is not known."""
+        self.pseudopotentials = frozenset(pseudopotentials)
+        """Those of the elements it was trained on with pseudopotentials, too."""
 
     @property
     def parent(self) -> Parent:
@@ -106,7 +114,7 @@ class Functional:
 
     def double(self) -> Functional:
         """The same functional with its network in float64."""
-        return Functional(copy.deepcopy(self.network).double(), self.name, self.elements)
+        return self._with(copy.deepcopy(self.network).double())
 
     @property
     def device(self) -> torch.device:
@@ -114,7 +122,10 @@ class Functional:
 
     def to(self, device: torch.device | str) -> Functional:
         """The same functional with its network on ``device``: there it runs in every host."""
-        return Functional(copy.deepcopy(self.network).to(device), self.name, self.elements)
+        return self._with(copy.deepcopy(self.network).to(device))
+
+    def _with(self, network: Network) -> Functional:
+        return Functional(network, self.name, self.elements, self.pseudopotentials)
 
     def geometry(self, coords: Tensor, centers: Tensor, lattice: Tensor | None = None) -> Geometry:
         """Neighbour lists.

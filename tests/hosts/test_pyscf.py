@@ -669,8 +669,9 @@ def test_what_the_potential_cannot_give_is_refused(converged: Any, kind: str, na
     assert isinstance(caught.value, UserError)
 
 
-def test_a_pseudopotential_is_warned_of(smooth: Functional) -> None:
-    """A trained model, which knows its elements, has learned densities of all electrons."""
+def test_an_unknown_pseudopotential_is_warned_of(smooth: Functional) -> None:
+    """Of elements that a trained model knows with all electrons only."""
     mol = gto.M(atom="Si", basis="gth-dzvp", pseudo="gth-pade", spin=2, verbose=0)
-    with pytest.warns(DomainWarning, match="pseudopotential"):
+    with pytest.warns(DomainWarning, match="Si with all electrons: with pseudopotentials"):
         taufree.deorbitalize(dft.UKS(mol), Functional(smooth.network, "trained", ["Si"]))
+    taufree.deorbitalize(dft.UKS(mol), Functional(smooth.network, "trained", ["Si"], ["Si"]))

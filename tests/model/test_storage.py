@@ -56,9 +56,10 @@ def test_the_card_tells_where_the_weights_come_from(saved: Path) -> None:
 
 def test_elements_travel_with_the_weights(network: Network, tmp_path: Path) -> None:
     path = tmp_path / "trained.safetensors"
-    save_model(path, network, {"elements": ["H", "O"]})
+    save_model(path, network, {"elements": ["H", "O"], "pseudopotentials": ["O"]})
     functional = load_model(path)
     assert functional.elements == functional.double().elements == {"H", "O"}
+    assert functional.pseudopotentials == functional.double().pseudopotentials == {"O"}
 
 
 def test_safetensors_opens_it_without_taufree(network: Network, saved: Path) -> None:

@@ -30,9 +30,13 @@ def summary(entries: Mapping[str, Entry]) -> dict[str, Any]:
     }
 
 
-def elements(entries: Mapping[str, Entry], split: Split) -> list[str]:
-    """Symbols of the elements in the finished systems of a split, by atomic number."""
-    formulas = (e.formula for e in entries.values() if e.status == "done")
+def elements(entries: Mapping[str, Entry], split: Split, kind: str | None = None) -> list[str]:
+    """Symbols of the elements in the finished systems of a split, by atomic number.
+
+    With ``kind`` in those of that kind only.
+    """
+    done = (e for e in entries.values() if e.status == "done")
+    formulas = (e.formula for e in done if kind in (None, e.kind))
     found = {s for f in formulas if split_of(f) == split for s in re.findall("[A-Z][a-z]?", f)}
     return sorted(found, key=atomic_numbers.__getitem__)
 

@@ -51,7 +51,7 @@ def warn_unresolved(functional: Functional, lattice: np.ndarray, mesh: ArrayLike
 def warn_unseen(functional: Functional, mol: Any) -> None:
     """Warn of elements of a PySCF molecule or cell that the model was not trained on.
 
-    And of pseudopotentials: a trained model has learned densities of all electrons.
+    And of pseudopotentials of elements that it knows with all electrons only.
     """
     symbols = {mol.atom_pure_symbol(i) for i in range(mol.natm)}
     unseen = sorted(symbols & {*atomic_numbers} - functional.elements)  # and no ghosts
@@ -62,10 +62,13 @@ def warn_unseen(functional: Functional, mol: Any) -> None:
             DomainWarning,
             stacklevel=3,
         )
-    if functional.elements and any(mol.atom_nelec_core(i) for i in range(mol.natm)):
+    replaced = {mol.atom_pure_symbol(i) for i in range(mol.natm) if mol.atom_nelec_core(i)}
+    unseen = sorted(replaced - functional.pseudopotentials)
+    if functional.elements and unseen:
         warnings.warn(
-            f"{functional.name} has learned densities of all electrons: with a pseudopotential its "
-            "errors are large, so choose an all-electron basis such as def2-svp.",
+            f"{functional.name} has learned {', '.join(unseen)} with all electrons: with "
+            "pseudopotentials its errors are not known and can be large, so choose an all-electron "
+            "basis such as def2-svp.",
             DomainWarning,
             stacklevel=3,
         )

@@ -26,7 +26,8 @@ def save_model(path: Path, network: nn.Module, card: dict[str, Any]) -> None:
     """Write ``path`` (.safetensors) and the JSON beside it, each whole or not at all.
 
     ``card`` is what the model says of itself: data checksum, training commit, command, metrics,
-    and the ``elements`` of its training data, beyond which a run warns.
+    and the ``elements`` of its training data and those it knows with ``pseudopotentials``, beyond
+    which a run warns.
     """
     blob = save({k: v.detach().float().cpu().contiguous() for k, v in network.state_dict().items()})
     text = json.dumps(
@@ -74,7 +75,8 @@ def load_model(name_or_path: str | Path) -> Functional:
             f"{path} was made for another architecture or version of taufree; retrain or "
             f"install the version that made it ({type(error).__name__})."
         ) from error
-    return Functional(network, path.stem, card.get("elements", ()))
+    known = (card.get(key, ()) for key in ("elements", "pseudopotentials"))
+    return Functional(network, path.stem, *known)
 
 
 def read_weights(path: Path) -> tuple[bytes, dict[str, Any]]:

@@ -370,6 +370,7 @@ def _card(
         "commit": commit.stdout.strip() or "unknown",
         "data": manifest_checksum(entries),
         "elements": elements(entries, "train"),
+        "pseudopotentials": elements(entries, "train", "crystals-gth"),
         "date": time.strftime("%Y-%m-%d"),
         "metrics": {"validation": errors},
     }
