@@ -75,8 +75,8 @@ def load_model(name_or_path: str | Path) -> Functional:
             f"{path} was made for another architecture or version of taufree; retrain or "
             f"install the version that made it ({type(error).__name__})."
         ) from error
-    known = (card.get(key, ()) for key in ("elements", "pseudopotentials"))
-    return Functional(network, path.stem, *known)
+    trained = (card.get(key, ()) for key in ("elements", "pseudopotentials"))
+    return Functional(network, path.stem, *trained)
 
 
 def read_weights(path: Path) -> tuple[bytes, dict[str, Any]]:
