@@ -59,7 +59,7 @@ BASE = {
     "relaxation_weight": 0.0, "slope_weight": 0.0,
 }  # fmt: skip
 """As the first of the runs that make the package's weights: a step with whole molecules, as in the
-later ones, costs as much as ten."""
+later ones, costs several times as much."""
 
 
 class Local(Network):

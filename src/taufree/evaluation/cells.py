@@ -35,8 +35,7 @@ CRYSTALS = {
 which uniform grids hardly resolve."""
 LEVEL = 3
 """PySCF's grid level. With grid response stress and energy agree on any grid, but on a coarse one
-the energy itself has ripples: of silicon 0.9 meV around the fit on level 1, 0.2 on level 2, which
-move the minimum by some thousandths of an Å."""
+the energy itself has ripples around the fit, which move its minimum."""
 STRAINS = (-0.02, -0.01, 0.0, 0.01, 0.02)
 """Of the cell vectors, around the relaxed cell."""
 FMAX = 0.01

@@ -56,6 +56,16 @@ def moments(q, n, n_radial, a):  # type: ignore[no-untyped-def]
     return q[n], v, t
 
 
+@numba.njit(inline="always")
+def turned(t, x, y, z):  # type: ignore[no-untyped-def]
+    """T r of a `moments` tensor."""
+    return (
+        t[0] * x + t[3] * y + t[5] * z,
+        t[3] * x + t[1] * y + t[4] * z,
+        t[5] * x + t[4] * y + t[2] * z,
+    )
+
+
 _AVERAGE = (
     "f8[:,:,::1], i8[::1], i8[::1], f8[:,::1], f8, UniTuple(i8, 3), f8, f8[:,:,::1], f8[:,::1]"
 )
@@ -96,9 +106,7 @@ def average(  # type: ignore[no-untyped-def]
                         w = b[tile, head, i] / (a + b[tile, head, i])
                         k = a * w
                         e = exp(-min(k * square[i], 60.0)) * w * np.sqrt(w) * fade[i]
-                        tx = t[0] * x + t[3] * y + t[5] * z
-                        ty = t[3] * x + t[1] * y + t[4] * z
-                        tz = t[5] * x + t[4] * y + t[2] * z
+                        tx, ty, tz = turned(t, x, y, z)
                         first = v[0] * x + v[1] * y + v[2] * z
                         second = tx * x + ty * y + tz * z
                         s = q0 + w * (first + w * second)
@@ -161,9 +169,7 @@ def average_backward(  # type: ignore[no-untyped-def]
                             sxy += eww * (through * x * y + gx * y + gy * x)
                             syz += eww * (through * y * z + gy * z + gz * y)
                             sxz += eww * (through * x * z + gx * z + gz * x)
-                            tx = t[0] * x + t[3] * y + t[5] * z
-                            ty = t[3] * x + t[1] * y + t[4] * z
-                            tz = t[5] * x + t[4] * y + t[2] * z
+                            tx, ty, tz = turned(t, x, y, z)
                             first = v[0] * x + v[1] * y + v[2] * z
                             second = tx * x + ty * y + tz * z
                             s = q0 + w * (first + w * second)

@@ -6,7 +6,7 @@ import numba
 import numpy as np
 
 from taufree.model.kernels import CHUNK, TILE
-from taufree.model.kernels.averages import exp, moments, near
+from taufree.model.kernels.averages import exp, moments, near, turned
 from taufree.model.kernels.tokens import NEGLIGIBLE
 
 
@@ -45,9 +45,7 @@ def _move_features(by_feature, r, square, a0, n_radial, cutoff, d_r):  # type: i
         for n in range(n_radial[0]):
             a = a0 * 2.0**n
             q0, v, t = moments(by_feature[i], n, n_radial, a)
-            tx = t[0] * x + t[3] * y + t[5] * z
-            ty = t[3] * x + t[1] * y + t[4] * z
-            tz = t[5] * x + t[4] * y + t[2] * z
+            tx, ty, tz = turned(t, x, y, z)
             value = q0 + (v[0] + tx) * x + (v[1] + ty) * y + (v[2] + tz) * z
             along, g = e * (d_fade - 2 * a * fade) * value, e * fade
             d_r[0, i] += along * x + g * (v[0] + 2 * tx)
@@ -72,9 +70,7 @@ def _move_averages(d_average, r, square, fade, b, q, a0, n_radial, cutoff, d_r):
                 bare = exp(-min(k * square[i], 60.0)) * w * np.sqrt(w)
                 e = bare * fade[i]
                 u = max(1.0 - square[i] / (cutoff * cutoff), 0.0)
-                tx = t[0] * x + t[3] * y + t[5] * z
-                ty = t[3] * x + t[1] * y + t[4] * z
-                tz = t[5] * x + t[4] * y + t[2] * z
+                tx, ty, tz = turned(t, x, y, z)
                 s = q0 + w * (v[0] + w * tx) * x + w * (v[1] + w * ty) * y + w * (v[2] + w * tz) * z
                 through = g[0, i] - 2 * k * (gx * x + gy * y + gz * z)
                 straight = gx * (v[0] + 2 * w * tx) + gy * (v[1] + 2 * w * ty)
@@ -82,9 +78,7 @@ def _move_averages(d_average, r, square, fade, b, q, a0, n_radial, cutoff, d_r):
                 value = s * through + w * straight
                 along = -(6 * u * u / (cutoff * cutoff) * bare + 2 * k * e) * value
                 ew, eww, eks = e * w * through, 2 * e * w * w, 2 * e * k * s
-                sx = t[0] * gx + t[3] * gy + t[5] * gz
-                sy = t[3] * gx + t[1] * gy + t[4] * gz
-                sz = t[5] * gx + t[4] * gy + t[2] * gz
+                sx, sy, sz = turned(t, gx, gy, gz)
                 d_r[0, i] += along * x + ew * (v[0] + 2 * w * tx) + eww * sx - eks * gx
                 d_r[1, i] += along * y + ew * (v[1] + 2 * w * ty) + eww * sy - eks * gy
                 d_r[2, i] += along * z + ew * (v[2] + 2 * w * tz) + eww * sz - eks * gz
