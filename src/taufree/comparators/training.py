@@ -9,7 +9,6 @@ errs least. One step in ten sends points at random, so that no expert is left wi
 from __future__ import annotations
 
 import json
-import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,8 @@ from taufree.physics.parents import PARENTS
 from taufree.training.checkpoint import load_checkpoint, save_checkpoint
 
 Points = tuple[Tensor, ...]
+WARMUP = 50
+"""Steps until the learning rate is at its full height, from which it falls linearly to zero."""
 RANDOM_ROUTES = 0.1
 """Share of the steps whose points are sent to the experts at random."""
 
@@ -55,8 +56,6 @@ class ComparatorConfig(BaseModel):
     points: int = Field(4000, ge=2)
     """Points of one density in a step: a chunk of neighbours in its grid, or so many drawn."""
     learning_rate: float = Field(1e-3, gt=0)
-    max_seconds: float | None = None
-    """Processor time after which the run ends as if it had made all its steps."""
     checkpoint_every: int = Field(50, ge=1)
 
 
@@ -90,7 +89,7 @@ def train(path: Path, *, resume: bool = True) -> dict[str, Any]:
     Raises
     ------
     UserError
-        Bad settings, no data, or a checkpoint of other settings.
+        Bad settings, no data, or a checkpoint of other settings or data.
     """
     config = read_config(path)
     torch.manual_seed(config.seed)
@@ -99,45 +98,46 @@ def train(path: Path, *, resume: bool = True) -> dict[str, Any]:
     config.out.mkdir(parents=True, exist_ok=True)
     checkpoint, log = config.out / "checkpoint.safetensors", config.out / "log.jsonl"
     settings = config.model_dump(mode="json")
-    step, seconds, running = 0, 0.0, float("nan")
+    checksum = manifest_checksum(read_manifest(config.data))
+    step, running = 0, float("nan")
     if resume and checkpoint.exists():
         state = load_checkpoint(checkpoint, network, [optimizer])
         if state["config"] != settings:
             raise UserError(f"{checkpoint} was made with other settings; remove it to start anew.")
-        step, seconds, running = state["step"], state["seconds"], state["running"]
+        if state["data"] != checksum:
+            raise UserError(f"{checkpoint} was made with other data; remove it to start anew.")
+        step, running = state["step"], state["running"]
     else:
         log.unlink(missing_ok=True)
-    entries = read_manifest(config.data)
     with stderr.status("reading train densities"):
         train_set = load_densities(config)
 
     with stderr.status("training") as status:
-        while step < config.steps and not (config.max_seconds and seconds > config.max_seconds):
-            start = time.process_time()
-            done = max(step / config.steps, seconds / (config.max_seconds or float("inf")))
+        while step < config.steps:
+            rate = config.learning_rate * min(1, (step + 1) / WARMUP) * (1 - step / config.steps)
             for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * min(1, (step + 1) / 20) * (1 - done)
+                group["lr"] = rate
             generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
             loss, error = losses(network, draw(config, train_set, generator), generator)
             loss.backward()
             nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
-            step, seconds = step + 1, seconds + time.process_time() - start
+            step += 1
             running = error if step == 1 else 0.98 * running + 0.02 * error
             status.update(f"step {step}: ∫|Δe_x| {1e3 * running:.2f} mHa per electron")
             if step % config.checkpoint_every == 0:
                 with log.open("a") as file:
                     file.write(json.dumps({"step": step, "train": {"l1": running}}) + "\n")
-                state = {"step": step, "seconds": seconds, "running": running, "config": settings}
+                state = {"step": step, "running": running, "config": settings, "data": checksum}
                 save_checkpoint(checkpoint, network, [optimizer], state)
 
     weights = config.out / f"{config.name}.safetensors"
-    result = {"steps": step, "seconds": seconds, "l1_mha_per_electron": 1e3 * running}
+    result = {"steps": step, "l1_mha_per_electron": 1e3 * running}
     card = {
         "command": f"taufree train {path}",
         "training": settings,
-        "data": manifest_checksum(entries),
+        "data": checksum,
         "metrics": {"train": result},
     }
     save_model(weights, network, card)
