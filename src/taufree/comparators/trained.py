@@ -85,13 +85,22 @@ class Comparator:
         return compare(record, *(torch.stack([getattr(x, f) for x in found]) for f in fields))
 
     def exchange(
-        self, rho: Tensor, grad_rho: Tensor, tau: Tensor, weights: Tensor, coords: Tensor
+        self,
+        rho: Tensor,
+        grad_rho: Tensor,
+        tau: Tensor,
+        weights: Tensor,
+        coords: Tensor,
+        derivatives: bool = True,
     ) -> Exchange:
-        """e_x and its partial derivatives, by a network that predicts F_x; zero in the far tail."""
+        """e_x and its partial derivatives, by a network that predicts F_x; zero in the far tail.
+
+        As `ExpertTransformers.exchange`, atomic units.
+        """
         assert isinstance(self.network, ExpertTransformers)
         held = hold(rho, grad_rho)[2] > 0
         part = self.network.exchange(
-            rho[held], grad_rho[held], tau[held], weights[held], coords[held]
+            rho[held], grad_rho[held], tau[held], weights[held], coords[held], derivatives
         )
         whole = {}
         for name, values in vars(part).items():

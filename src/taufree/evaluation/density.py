@@ -34,6 +34,8 @@ MODEL = "model"
 """The model among the deorbitalizers of a result; the others go by their names."""
 PROTOTYPE = ("LiF", "CO", "S", "P2", "PH2", "CH", "C2H2", "Na2")
 """Systems with their own mean, for comparison with earlier figures at grid level 1."""
+COMPARED = ("molecules", "prototype", "crystals", "crystals-gth")
+"""Groups whose means are shown of every deorbitalizer, not of the model alone."""
 SHOWN = 6
 """So many missing systems are named in the table; the result names all."""
 KCAL_PER_MHA = KCAL_PER_HARTREE / 1000
@@ -87,12 +89,12 @@ def evaluate(
         ``atomization_kcal`` too, the signed error of its atomization energy at fixed densities;
         ``cycles_mha`` is the model's mean ∣ΔE_x∣ at the densities of SCF cycles 1 to 3, on the
         coarsest grid of the data.
-        ``means``: means of the absolute values and their ``count``, over ``all`` systems, those of
-        the ``prototype`` table, and each ``kind``. ``routing``: share of the electrons each expert
-        takes, and the most experts active at a point. ``missing``: systems of the split that the
-        data lack. ``densities``: the functionals that made the densities; the parent's exchange is
-        evaluated at them whatever made them. ``atom_grid_levels``: by element, the level of the
-        free atom's record, the finest up to ``level``.
+        ``means``: means of the absolute values and their ``count``, over ``molecules`` (atoms
+        among them), those of the ``prototype`` table, and each ``kind``. ``routing``: share of the
+        electrons each expert takes, and the most experts active at a point. ``missing``: systems
+        of the split that the data lack. ``densities``: the functionals that made the densities;
+        the parent's exchange is evaluated at them whatever made them. ``atom_grid_levels``: by
+        element, the level of the free atom's record, the finest up to ``level``.
 
     Raises
     ------
@@ -214,7 +216,10 @@ def _add_atomization(
 
 
 def _means(systems: list[dict[str, Any]]) -> dict[str, Any]:
-    groups = {"all": systems, "prototype": [s for s in systems if s["name"] in PROTOTYPE]}
+    groups = {
+        "molecules": [s for s in systems if not s["kind"].startswith("crystals")],
+        "prototype": [s for s in systems if s["name"] in PROTOTYPE],
+    }
     for line in systems:
         groups.setdefault(line["kind"], []).append(line)
     return {
@@ -237,7 +242,7 @@ def _mean_absolute(found: list[Errors]) -> Errors:
 
 def table(result: dict[str, Any]) -> Table:
     """Means of every deorbitalizer, then the model's errors of each system."""
-    n = result["means"]["all"]["count"]
+    n = len(result["systems"])
     table = Table(
         title=f"errors of {result['parent']} exchange at {n} {' and '.join(result['densities'])} "
         f"densities of the {result['split']} split, "
@@ -249,9 +254,8 @@ def table(result: dict[str, Any]) -> Table:
     for name, unit in COLUMNS.values():
         table.add_column(f"{name}\n{unit}", justify="right")
     for group, means in result["means"].items():
-        shown = {k: v for k, v in means.items() if k == MODEL or group in ("all", "prototype")}
-        for deorbitalizer, found in shown.items():
-            if deorbitalizer == "count":
+        for deorbitalizer, found in means.items():
+            if deorbitalizer == "count" or not (deorbitalizer == MODEL or group in COMPARED):
                 continue
             label = f"{group} ({means['count']})" if deorbitalizer == MODEL else ""
             table.add_row(label, _label(deorbitalizer, result), *_cells(found))

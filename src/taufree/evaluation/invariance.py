@@ -17,6 +17,7 @@ from torch import Tensor
 
 from taufree.comparators.linear_attention import LinearAttention
 from taufree.comparators.trained import Comparator, channels
+from taufree.data.reparent import with_parent
 from taufree.data.store import ReferenceDensity, iter_records
 from taufree.errors import UserError
 from taufree.evaluation.density import MODEL
@@ -28,6 +29,7 @@ SYSTEMS = ("H2CO", "C2H4", "SO")
 """Molecules of the test split that are looked at unless others are named."""
 AXIS, ANGLE = (0.36, 0.48, 0.80), 1.0
 SHIFT = (1.0, -2.0, 0.5)
+HALF_CHUNK = 2000
 MOVES: dict[str, Callable[[ReferenceDensity], ReferenceDensity]] = {}
 
 
@@ -47,7 +49,11 @@ def rotation(record: ReferenceDensity) -> ReferenceDensity:
     turn = torch.matrix_exp(ANGLE * generator)
     d = record.density
     moved = replace(
-        d, coords=d.coords @ turn.T, centers=d.centers @ turn.T, grad_rho=d.grad_rho @ turn.T
+        d,
+        coords=d.coords @ turn.T,
+        centers=d.centers @ turn.T,
+        grad_rho=d.grad_rho @ turn.T,
+        lattice=None if d.lattice is None else d.lattice @ turn.T,
     )
     return replace(record, density=moved)
 
@@ -61,9 +67,19 @@ def translation(record: ReferenceDensity) -> ReferenceDensity:
 
 @move
 def chunks(record: ReferenceDensity) -> ReferenceDensity:
-    """The points in another order: whoever works chunk by chunk finds others beside them."""
+    """The points begun elsewhere, as by a code whose chunks are cut half a chunk later."""
+    return _reordered(record, torch.arange(len(record.density.weights)).roll(-HALF_CHUNK))
+
+
+@move
+def order(record: ReferenceDensity) -> ReferenceDensity:
+    """The points in any order: whoever works chunk by chunk finds quite others beside them."""
+    generator = torch.Generator().manual_seed(0)
+    return _reordered(record, torch.randperm(len(record.density.weights), generator=generator))
+
+
+def _reordered(record: ReferenceDensity, order: Tensor) -> ReferenceDensity:
     d = record.density
-    order = torch.randperm(len(d.weights), generator=torch.Generator().manual_seed(0))
     moved = replace(
         d,
         coords=d.coords[order],
@@ -96,10 +112,11 @@ def evaluate(
     }
     for other in comparators:
         energies[other.name] = _energy_of(other)
-    lines = []
-    for record in iter_records(
+    records = iter_records(
         data, names=names or SYSTEMS, levels=[level], density_kinds=["converged"]
-    ):
+    )
+    lines = []
+    for record in (with_parent(record, functional.parent.xc) for record in records):
         still = {name: energy(record) for name, energy in energies.items()}
         changes = {
             name: {m: MHA * (energy(change(record)) - still[name]) for m, change in MOVES.items()}
@@ -125,7 +142,9 @@ def _energy_of(other: Comparator) -> Callable[[ReferenceDensity], float]:
         if isinstance(other.network, LinearAttention):
             alpha = torch.stack([other.alpha(*part) for part in parts])
             return _energy(record, parent_form(record, alpha)[0])
-        return _energy(record, torch.stack([other.exchange(*part).exc for part in parts]))
+        return _energy(
+            record, torch.stack([other.exchange(*part, derivatives=False).exc for part in parts])
+        )
 
     return energy
 
