@@ -16,7 +16,7 @@ from reference import OrbitalDensity
 from taufree.cli import app
 from taufree.console import write_json
 from taufree.data.store import ReferenceDensity
-from taufree.evaluation import errors
+from taufree.evaluation import errors, limits
 from taufree.evaluation.closed_forms import jellium_slab
 from taufree.evaluation.limits import (
     FACTORS,
@@ -48,6 +48,12 @@ def scaled(orbitals: OrbitalDensity, factor: float) -> tuple[torch.Tensor, ...]:
     n = density.n_spin
     rho, sigma = n * density.rho, contracted_gradient(n * density.grad_rho)
     return rho, sigma, n * factor**5 * orbitals.tau, n * factor**5 * orbitals.lapl
+
+
+@pytest.fixture(autouse=True)
+def one_bond(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the molecules that are stretched, hydrogen alone."""
+    monkeypatch.setattr(limits, "STRETCHED", ("H2",))
 
 
 @pytest.fixture(params=["water", "hydroxyl"])
@@ -121,6 +127,11 @@ def test_functional_of_alpha_zero_has_no_error_but_in_the_slab(
         found, tfvw = line["errors"]["model"], line["errors"]["TFvW"]
         assert abs(found["relative"]) < LEFT_OUT and found["mean_alpha"] < LEFT_OUT
         assert tfvw["relative"] > 0.01 and tfvw["mean_alpha"] == pytest.approx(1)
+    assert [line["at"] for line in result["stretched"][::4]] == ["He", "H2, 3 R"]
+    for line in result["stretched"]:
+        assert line["electrons"] == pytest.approx(2, rel=1e-5) and line["mean_alpha"] < 1e-6
+        assert abs(line["errors"]["model"]["relative"]) < 1e-6
+        assert line["errors"]["PCopt"]["relative"] > 1e-3
     for line in result["slabs"]:
         assert 0.5 < line["mean_alpha"] < 1.5 and abs(line["errors"]["model"]["relative"]) > 1e-3
 

@@ -23,7 +23,7 @@ ONE_ELECTRON_LEVEL = 3
 
 @dataclass(frozen=True)
 class ExactDensity:
-    """A density in closed form, with ∇²ρ and the α of its orbitals, (n_spin, n_points) each."""
+    """A density with its ∇²ρ and the α of its orbitals, (n_spin, n_points) each."""
 
     density: GridDensity
     lapl: Tensor

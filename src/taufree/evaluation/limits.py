@@ -6,16 +6,19 @@
   jellium slab between infinite barriers has a gradient and no nuclei at all, like nothing in the
   training data.
 * One electron, α = 0: hydrogen-like atoms, and H₂⁺ as it dissociates.
+* Closed shells as bonds break, at the parent's densities: with two electrons α = 0 here too.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.markup import escape
@@ -23,8 +26,11 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
+from taufree.data import orbitals
+from taufree.data.generate import converge_parent, grid_record
 from taufree.data.splits import split_of
 from taufree.data.store import ReferenceDensity, load_record, manifest_checksum, read_manifest
+from taufree.data.systems import System, registry
 from taufree.errors import UserError
 from taufree.evaluation.closed_forms import ExactDensity, jellium_slab, one_electron
 from taufree.evaluation.density import MODEL
@@ -32,6 +38,7 @@ from taufree.evaluation.errors import MHA, model_alpha, spin_scaled
 from taufree.functional import Functional, hold
 from taufree.model.storage import load_model
 from taufree.physics.descriptors import (
+    iso_orbital_indicator,
     lda_exchange,
     reduced_gradient_squared,
     reduced_laplacian,
@@ -49,6 +56,15 @@ METALS = (2.0, 3.0, 4.0, 5.0, 6.0)
 NUCLEAR_CHARGES = (1, 2, 3)
 SEPARATIONS = (2.0, 4.0, 6.0, 8.0)
 """Bond lengths of H₂⁺, bohr; 2 is its equilibrium."""
+STRETCHED = ("H2", "LiF", "N2", "F2")
+STRETCHES = (1.0, 1.5, 2.0, 3.0)
+"""Of the bond lengths of `STRETCHED` at equilibrium."""
+STRETCHED_LEVEL = 3
+TITLES = {
+    "jellium slab": "slabs",
+    "one electron": "one_electron",
+    "closed shells, stretched": "stretched",
+}
 SHOWN = (MODEL, "PCopt", "TFvW")
 """Deorbitalizers in the table; the result has all."""
 
@@ -73,10 +89,10 @@ def evaluate(model: str | Functional, data: Path, console: Console | None = None
         ``mha_per_electron``; and of each of the ``systems`` ``e_x_hartree`` = E_x[ρ] of the model
         and the signed ``error_mha`` at each of ``factors``.
         ``uniform_gas``: ``max_alpha_error``, the largest |α̃ − 1| at the densities of ``r_s``.
-        ``slabs`` and ``one_electron``: of each density its name ``at``, number of ``electrons``,
-        the parent's ``e_x_hartree`` at the exact α (of a slab both per bohr²), ``mean_alpha`` =
-        ∫ρα/∫ρ, and ``errors`` of each deorbitalizer: signed ``relative`` and ``mha_per_electron``
-        of E_x, and its ``mean_alpha``.
+        ``slabs``, ``one_electron`` and ``stretched``: of each density its name ``at``, number of
+        ``electrons``, the parent's ``e_x_hartree`` at the exact α (of a slab both per bohr²),
+        ``mean_alpha`` = ∫ρα/∫ρ, and ``errors`` of each deorbitalizer: signed ``relative`` and
+        ``mha_per_electron`` of E_x, and its ``mean_alpha``.
 
     Raises
     ------
@@ -94,7 +110,14 @@ def evaluate(model: str | Functional, data: Path, console: Console | None = None
         "uniform_gas": _uniform_gas(functional),
         "slabs": [_errors(functional, at, exact) for at, exact in slabs],
         "one_electron": [_errors(functional, at, exact) for at, exact in _one_electron_systems()],
-    }
+        "stretched": [
+            _errors(functional, at, _converged(system))
+            for at, system in track(
+                list(_stretched_systems(functional.parent.xc)), "stretched bonds",
+                console=console, disable=console is None,
+            )
+        ],
+    }  # fmt: skip
 
 
 def exchange_energy(parent: Parent, density: GridDensity, alpha: Tensor) -> float:
@@ -176,6 +199,33 @@ def _one_electron_systems() -> Iterator[tuple[str, ExactDensity]]:
         yield f"H₂⁺, R = {r:g}", one_electron(ends)
 
 
+def _stretched_systems(parent: str) -> Iterator[tuple[str, System]]:
+    """Helium, and molecules of closed shells at each of `STRETCHES`."""
+    yield "He", replace(registry()["He"], parent=parent)
+    for name in STRETCHED:
+        known = registry()[name]
+        for stretch in STRETCHES:
+            positions = tuple(
+                (stretch * x, stretch * y, stretch * z) for x, y, z in known.positions
+            )
+            yield f"{name}, {stretch:g} R", replace(known, positions=positions, parent=parent)
+
+
+def _converged(system: System) -> ExactDensity:
+    """The parent's self-consistent density of a closed shell."""
+    mf = converge_parent(system)
+    (found,) = grid_record(mf, [orbitals.factor(mf.make_rdm1())], STRETCHED_LEVEL, system.parent)
+    fields = {key: torch.from_numpy(np.ascontiguousarray(x)) for key, x in found.items()}
+    coords, weights, rho, grad_rho = (
+        fields[key] for key in ("coords", "weights", "rho", "grad_rho")
+    )
+    centers = torch.tensor(system.positions, dtype=torch.float64)
+    density = GridDensity(coords, weights, rho, grad_rho, centers)
+    held_rho, sigma, _ = hold(*spin_scaled(density))
+    alpha = iso_orbital_indicator(held_rho, sigma, fields["tau"])
+    return ExactDensity(density, fields["lapl"], alpha)
+
+
 def _errors(functional: Functional, at: str, exact: ExactDensity) -> dict[str, Any]:
     density, parent = exact.density, functional.parent
     rho, sigma, held = hold(*spin_scaled(density))
@@ -223,7 +273,7 @@ def table(result: dict[str, Any]) -> Table:
         percent, mha = f"{100 * mean['relative']:.4f}", f"{mean['mha_per_electron']:.2f}"
         table.add_row(label, f"λ = {mean['factor']:.3g}", percent, *by_form, mha, *by_form)
     table.add_section()
-    for title, key in (("jellium slab", "slabs"), ("one electron", "one_electron")):
+    for title, key in TITLES.items():
         for i, line in enumerate(result[key]):
             errors = [line["errors"][name] for name in SHOWN]
             percents = [f"{100 * e['relative']:+.4f}" for e in errors]
@@ -232,7 +282,7 @@ def table(result: dict[str, Any]) -> Table:
         table.add_section()
     table.caption = (
         "scaling: E_x[ρ_λ] against λE_x[ρ], means of absolute values; every α(p, q) obeys it\n"
-        "slab, one electron: against the parent at the exact α\n"
+        "slab, one electron, closed shells: against the parent at the exact α\n"
         f"uniform gas: largest |α̃ − 1| is {gas['max_alpha_error']:.1g}"
     )
     return table
