@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from taufree.data.store import read_manifest, write_manifest
 from taufree.errors import UserError
 from taufree.model.network import Network
-from taufree.model.storage import load_model
+from taufree.model.storage import load_model, read_card
 from taufree.training import loop
 from taufree.training.checkpoint import load_checkpoint
 from taufree.training.config import TrainingConfig, read_config
@@ -135,3 +135,5 @@ def test_a_run_starts_from_given_weights(config: TrainingConfig, tmp_path: Path)
     fields = {"start": first["weights"], "out": tmp_path / "on", "learning_rate": 1e-12}
     second = loop.train(write_toml(tmp_path / "d.toml", config.model_copy(update=fields)))
     assert second["validation"] == pytest.approx(first["validation"], rel=1e-5)
+    start, card = (read_card(Path(run["weights"])) for run in (first, second))
+    assert card["start_sha256"] == start["sha256"] and start["start_sha256"] is None

@@ -58,14 +58,7 @@ def load_model(name_or_path: str | Path) -> Functional:
     WeightsError
         No such model, a file that does not match its checksum, or another architecture's weights.
     """
-    name = str(name_or_path)
-    if name in bundled_models():
-        path = Path(str(files("taufree").joinpath("weights", f"{name}.safetensors")))
-    else:
-        path = Path(name).with_suffix(".safetensors")
-    if not path.is_file():
-        known = ", ".join(bundled_models()) or "none"
-        raise WeightsError(f"No model {name!r}: give a .safetensors file or a name of: {known}.")
+    path = weights_file(name_or_path)
     blob, card = read_weights(path)
     try:
         network = Network(ModelConfig.model_validate(card["config"]))
@@ -77,6 +70,25 @@ def load_model(name_or_path: str | Path) -> Functional:
         ) from error
     trained = (card.get(key, ()) for key in ("elements", "pseudopotentials"))
     return Functional(network, path.stem, *trained)
+
+
+def weights_file(name_or_path: str | Path) -> Path:
+    """Where the weights of a bundled model, or of a path as `load_model` takes it, are.
+
+    Raises
+    ------
+    WeightsError
+        No such file.
+    """
+    name = str(name_or_path)
+    if name in bundled_models():
+        path = Path(str(files("taufree").joinpath("weights", f"{name}.safetensors")))
+    else:
+        path = Path(name).with_suffix(".safetensors")
+    if not path.is_file():
+        known = ", ".join(bundled_models()) or "none"
+        raise WeightsError(f"No model {name!r}: give a .safetensors file or a name of: {known}.")
+    return path
 
 
 def read_weights(path: Path) -> tuple[bytes, dict[str, Any]]:

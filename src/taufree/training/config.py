@@ -22,8 +22,8 @@ class TrainingConfig(BaseModel):
     """Folder of checkpoints, log, learning curve and the finished model."""
     name: str = "ms2"
     start: Path | None = None
-    """Weights to start from, of a model with the same sizes, also of another parent (α̃ is the same
-    quantity for all); by default random ones."""
+    """Weights to start from, or the name of a bundled model: one of the same sizes, also of another
+    parent (α̃ is the same quantity for all); by default random ones."""
     seed: int = 0
     levels: tuple[int, ...] = (1, 2)
     """Grid levels of the training densities."""

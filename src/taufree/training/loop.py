@@ -34,7 +34,7 @@ from taufree.data.store import (
 from taufree.data.summary import elements
 from taufree.errors import UserError
 from taufree.model.network import Network
-from taufree.model.storage import load_model, save_model
+from taufree.model.storage import load_model, read_card, save_model, weights_file
 from taufree.training.checkpoint import load_checkpoint, save_checkpoint
 from taufree.training.config import TrainingConfig, read_config
 from taufree.training.losses import Losses
@@ -367,6 +367,7 @@ def _card(
     return {
         "command": f"taufree train {path}",
         "training": config.model_dump(mode="json", exclude={"model"}),
+        "start_sha256": read_card(weights_file(config.start))["sha256"] if config.start else None,
         "commit": commit.stdout.strip() or "unknown",
         "data": manifest_checksum(entries),
         "elements": elements(entries, "train"),
