@@ -46,7 +46,7 @@ def evaluate_density(
     result = density.evaluate(model, folder, split, grid_level, stderr, others)
     if plot:
         plots.plot_density(result, plot)
-    return Report(result, density.table(result))
+    return Report({"evaluation": "density", **result}, density.table(result))
 
 
 @evaluate.command("scf")
@@ -84,7 +84,7 @@ def evaluate_scf(
     )
     if plot:
         plots.plot_scf(result, plot)
-    return Report(result, scf.table(result))
+    return Report({"evaluation": "scf", **result}, scf.table(result))
 
 
 @evaluate.command("reactions")
@@ -125,7 +125,7 @@ def evaluate_reactions(
         workers=workers,
         console=stderr,
     )
-    return Report(result, reactions.table(result))
+    return Report({"evaluation": "reactions", **result}, reactions.table(result))
 
 
 @evaluate.command("solids")
@@ -165,7 +165,7 @@ def evaluate_solids(
     )
     if plot:
         plots.plot_solids(result, plot)
-    return Report(result, solids.table(result))
+    return Report({"evaluation": "solids", **result}, solids.table(result))
 
 
 @evaluate.command("invariance")
@@ -186,7 +186,7 @@ def evaluate_invariance(
 
     others = [load_comparator(path) for path in comparator or ()]
     result = invariance.evaluate(model, folder, others, name, grid_level)
-    return Report(result, invariance.table(result))
+    return Report({"evaluation": "invariance", **result}, invariance.table(result))
 
 
 @evaluate.command("limits")
@@ -200,7 +200,7 @@ def evaluate_limits(
     from taufree.evaluation import limits
 
     result = limits.evaluate(model, folder, stderr)
-    return Report(result, limits.table(result))
+    return Report({"evaluation": "limits", **result}, limits.table(result))
 
 
 @evaluate.command("geometry")
@@ -240,7 +240,7 @@ def evaluate_geometry(
         workers=workers,
         console=stderr,
     )
-    return Report(result, geometry.table(result))
+    return Report({"evaluation": "geometry", **result}, geometry.table(result))
 
 
 @evaluate.command("cells")
@@ -272,7 +272,7 @@ def evaluate_cells(
         workers=workers,
         console=stderr,
     )
-    return Report(result, cells.table(result))
+    return Report({"evaluation": "cells", **result}, cells.table(result))
 
 
 @plot.command("experts")

@@ -80,6 +80,11 @@ def plot_scf(result: dict[str, Any], path: Path) -> None:
 
 
 def plot_solids(result: dict[str, Any], path: Path) -> None:
+    """Write `solids_figure`."""
+    save(solids_figure(result), path)
+
+
+def solids_figure(result: dict[str, Any]) -> Figure:
     """Energy-volume curves of each crystal, either functional's above its own minimum."""
     lines = result["crystals"]
     n_columns = min(4, len(lines))
@@ -109,7 +114,7 @@ def plot_solids(result: dict[str, Any], path: Path) -> None:
     figure.supxlabel("volume (Å³/atom)", fontsize="medium")
     figure.supylabel("energy above the minimum (meV/atom)", fontsize="medium")
     _legend(figure, panels, "outside upper center")
-    _save(figure, path)
+    return figure
 
 
 def _panels(n_panels: int, n_rows: int, title: str) -> tuple[Figure, Sequence[Axes]]:
@@ -126,7 +131,7 @@ def _finish(
     for panel in panels:
         panel.grid(alpha=0.3)
     _legend(figure, panels)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _legend(
@@ -141,7 +146,8 @@ def _legend(
     figure.legend(labelled.values(), labelled.keys(), loc=where, fontsize="small")
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Write a picture whole or not at all; the format is the name's."""
     image = io.BytesIO()
     figure.savefig(image, format=path.suffix.removeprefix(".").lower(), dpi=150)
     write_atomic(path, image.getvalue())

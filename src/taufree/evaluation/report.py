@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 from rich.table import Table
@@ -22,12 +22,17 @@ from taufree.evaluation import (
     geometry,
     invariance,
     limits,
+    plots,
     reactions,
     report_figures,
     scf,
     solids,
+    targets,
 )
 from taufree.evaluation.density import MODEL
+from taufree.evaluation.report_figures import CRYSTALS
+from taufree.evaluation.speed import experts, peers, scaling, train, xc
+from taufree.evaluation.speed import scf as speed_scf
 from taufree.files import write_atomic
 
 WORST = 10
@@ -41,7 +46,10 @@ table { border-collapse: collapse; margin: 1em 0; font-size: 13px; display: bloc
 caption { text-align: left; font-weight: 600; } th, td { padding: 2px 9px; text-align: left; }
 td + td, th + th { text-align: right; } th { border-bottom: 1px solid #888; white-space: pre; }
 tr.section td { border-bottom: 1px solid #ccc; } p.note { color: #555; white-space: pre-line; }
+td.met { color: #176; } td.missed { color: #b20; font-weight: 600; }
 """
+
+VERDICTS = {word: f' class="{word}"' for word in ("met", "missed")}
 
 Result = dict[str, Any]
 Part = Table | Figure | None
@@ -68,19 +76,25 @@ def write_report(folder: Path, out: Path, logs: Sequence[Path] = ()) -> dict[str
         raise UserError(f"{folder} is no folder: give the one that holds the --json files.")
     if not out.resolve().parent.is_dir():
         raise UserError(f"--out {out}: the folder {out.parent} is missing: make it first.")
-    sections, names = [], []
-    for path in sorted(folder.glob("*.json")):
-        result = _read(path)
-        names.append(path.name)
+    results = [
+        (path, kind_of(result), result)
+        for path in sorted(folder.glob("*.json"))
+        for result in [_read(path)]
+    ]
+    order = [*KINDS, OTHER]
+    results.sort(key=lambda x: (order.index(x[1]), x[2].get("potential") == "gks"))
+    if not results:
+        raise UserError(f"{folder} holds no .json file: run taufree evaluate with --json there.")
+    sections, aims = [], []
+    for path, kind, result in results:
         try:
-            title, parts = _section(path.stem, result)
-        except (KeyError, TypeError, AttributeError) as error:
+            title, parts = _section(path.stem, kind, result)
+            sections.append((path.stem, title, "".join(map(_html, parts))))
+            aims += [(line, result["model"], path.name) for line in targets.lines(kind, result)]
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise UserError(
                 f"{path} was made by another version of taufree, or is no result: evaluate anew."
             ) from error
-        sections.append((path.stem, title, "".join(map(_html, parts))))
-    if not sections:
-        raise UserError(f"{folder} holds no .json file: run taufree evaluate with --json there.")
     for log in logs:
         try:
             entries = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
@@ -89,6 +103,8 @@ def write_report(folder: Path, out: Path, logs: Sequence[Path] = ()) -> dict[str
         name = log.parent.name or log.stem
         curve = report_figures.learning_curve(entries, name)
         sections.append((f"log-{name}", f"Learning curve: {name}", _html(curve)))
+    if aims:
+        sections.insert(0, ("targets", "Targets", _html(targets.table(aims))))
     links = "".join(f'<a href="#{escape(i)}">{escape(title)}</a>' for i, title, _ in sections)
     body = "".join(
         f'<section id="{escape(i)}"><h2>{escape(title)}</h2>{content}</section>'
@@ -100,7 +116,12 @@ def write_report(folder: Path, out: Path, logs: Sequence[Path] = ()) -> dict[str
         "</body></html>"
     )
     write_atomic(out.resolve(), page.encode())
-    return {"page": out, "results": names, "learning_curves": len(logs), "bytes": len(page)}
+    return {
+        "page": out,
+        "results": [path.name for path, *_ in results],
+        "learning_curves": len(logs),
+        "bytes": len(page),
+    }
 
 
 def _read(path: Path) -> Result:
@@ -113,37 +134,43 @@ def _read(path: Path) -> Result:
     return result
 
 
-def _section(name: str, result: Result) -> tuple[str, list[Part]]:
-    """Title and content of one result, told by its keys."""
-    kinds: list[tuple[str, str, Callable[[Result], list[Part]]]] = [
-        ("routing", "Errors at the parent's densities", _density),
-        ("atoms", "Self-consistent results", _scf),
-        ("fmax_ev_per_angstrom", "Geometries and vibrations", lambda r: [geometry.table(r)]),
-        ("kpts", "Relaxed cells", lambda r: [cells.table(r)]),
-        ("crystals", "Crystals", lambda r: [solids.table(r)]),
-        ("reactions", "Barrier heights and interaction energies", _reactions),
-        ("uniform_scaling", "Exact conditions", lambda r: [limits.table(r)]),
-    ]
-    for key, title, parts in kinds:
-        if key in result:
-            return f"{title} ({name})", parts(result)
-    if "changes_mha" in str(result.get("systems", "")):
-        return f"What is lost without invariance ({name})", [invariance.table(result)]
+def kind_of(result: Result) -> str:
+    """The command that made a result: as it says itself or, if it is older, by keys of its own."""
+    if "evaluation" in result:
+        return result["evaluation"] if result["evaluation"] in KINDS else OTHER
+    return next((name for name, kind in KINDS.items() if kind.keys <= result.keys()), OTHER)
+
+
+def _section(name: str, kind: str, result: Result) -> tuple[str, list[Part]]:
+    """Title and content of one result."""
+    if kind in KINDS:
+        return f"{KINDS[kind].title} ({name})", KINDS[kind].parts(result)
     plain = {k: v for k, v in result.items() if not isinstance(v, list)}
     return name, [facts(result.get("summary") or plain)]
 
 
 def _density(result: Result) -> list[Part]:
-    def size(line: dict[str, Any]) -> float:
+    parts: list[Part] = [
+        report_figures.density_distribution(result),
+        report_figures.density_groups(result),
+    ]
+    for crystals, title in ((False, "molecules and atoms"), (True, "crystals, a cell")):
+        lines = [x for x in result["systems"] if (x["kind"] in CRYSTALS) == crystals]
+        if lines:
+            parts.append(_worst_densities(lines, f"The worst {WORST}: {title}"))
+    return [*parts, density.table(result)]
+
+
+def _worst_densities(lines: list[Result], title: str) -> Table:
+    def size(line: Result) -> float:
         return abs(float(line["errors"][MODEL]["de_x_mha"]))
 
-    worst = Table("system", "kind", "ΔE_x\nmHa", "∫|Δe_x|\nmHa", title=f"The worst {WORST}")
-    for line in sorted(result["systems"], key=size, reverse=True)[:WORST]:
+    worst = Table("system", "kind", "ΔE_x\nmHa", "∫|Δe_x|\nmHa", title=title)
+    for line in sorted(lines, key=size, reverse=True)[:WORST]:
         found = line["errors"][MODEL]
         cells = (f"{found['de_x_mha']:+.2f}", f"{found['l1_mha']:.2f}")
         worst.add_row(line["name"], line["kind"], *cells)
-    figures = report_figures.density_distribution(result), report_figures.density_groups(result)
-    return [*figures, worst, density.table(result)]
+    return worst
 
 
 def _scf(result: Result) -> list[Part]:
@@ -158,6 +185,49 @@ def _scf(result: Result) -> list[Part]:
 
 def _reactions(result: Result) -> list[Part]:
     return [report_figures.reaction_parity(result), reactions.table(result)]
+
+
+def _solids(result: Result) -> list[Part]:
+    return [plots.solids_figure(result), solids.table(result)]
+
+
+def _speed(result: Result) -> list[Part]:
+    benches: dict[str, Any] = {
+        "xc": xc, "crystals": xc, "scf": speed_scf, "scaling": scaling, "train": train,
+        "peers": peers, "experts": experts,
+    }  # fmt: skip
+    bench = benches[result["benchmark"]]
+    figure = None if bench is experts else bench.plot(result)
+    return [figure, bench.table(result)]
+
+
+class Kind(NamedTuple):
+    """Results of one command: its section, and keys that together only they have."""
+
+    title: str
+    keys: set[str]
+    parts: Callable[[Result], list[Part]]
+
+
+KINDS = {
+    "density": Kind("Errors at the parent's densities", {"routing", "means"}, _density),
+    "scf": Kind("Self-consistent results", {"atoms", "systems"}, _scf),
+    "reactions": Kind("Barriers and interaction energies", {"reactions", "summary"}, _reactions),
+    "solids": Kind("Crystals", {"crystals", "summary"}, _solids),
+    "geometry": Kind(
+        "Geometries and vibrations", {"molecules", "summary"}, lambda r: [geometry.table(r)]
+    ),
+    "cells": Kind("Relaxed cells", {"crystals", "kpts"}, lambda r: [cells.table(r)]),
+    "limits": Kind("Exact conditions", {"uniform_scaling", "slabs"}, lambda r: [limits.table(r)]),
+    "invariance": Kind(
+        "What is lost without invariance",
+        {"model", "grid_level", "systems"},
+        lambda r: [invariance.table(r)],
+    ),
+    "speed": Kind("Speed", {"benchmark", "conditions"}, _speed),
+}
+"""In the order of their sections, and of the tests of `kind_of`."""
+OTHER = "other"
 
 
 def _html(part: Part) -> str:
@@ -188,7 +258,9 @@ def _rows(table: Table) -> Iterator[str]:
     cells = zip(*(column.cells for column in table.columns), strict=True)
     for row, values in zip(table.rows, cells, strict=True):
         kind = ' class="section"' if row.end_section else ""
-        yield f"<tr{kind}>{''.join(f'<td>{_text(value)}</td>' for value in values)}</tr>"
+        texts = (_text(value) for value in values)
+        content = "".join(f"<td{VERDICTS.get(text, '')}>{text}</td>" for text in texts)
+        yield f"<tr{kind}>{content}</tr>"
 
 
 def _text(content: Any) -> str:

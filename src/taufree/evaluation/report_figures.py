@@ -11,6 +11,7 @@ import numpy as np
 from ase.data import atomic_numbers
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from taufree.data.systems import registry
 from taufree.evaluation.density import MODEL
@@ -18,6 +19,8 @@ from taufree.evaluation.thermochemistry import atomization, atoms_of
 from taufree.hosts.single_point import KCAL_PER_HARTREE
 
 METALS = frozenset("Li Be Na Mg Al K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga".split())
+CRYSTALS = {"crystals": "crystals", "crystals-gth": "crystals, pseudopotentials"}
+"""Kinds of the data that are crystals, and what they are called here."""
 Result = Mapping[str, Any]
 
 
@@ -29,8 +32,8 @@ def elements_in(formula: str) -> set[str]:
 def bonding_kind(formula: str, kind: str) -> str:
     """A coarse class of the bonds in a system: what its elements and its kind in the data say."""
     found = elements_in(formula)
-    if kind in ("dimers", "crystals"):
-        return {"dimers": "weakly bound", "crystals": "crystals"}[kind]
+    if apart := {"dimers": "weakly bound", **CRYSTALS}.get(kind):
+        return apart
     if re.fullmatch(r"[A-Z][a-z]?([+-]\d*)?", formula):
         return "atoms and monatomic ions"
     if found <= METALS:
@@ -59,17 +62,21 @@ def density_distribution(result: Result) -> Figure:
 
 
 def density_groups(result: Result) -> Figure:
-    """The model's error per electron by element and by kind of bonding."""
+    """The model's error per electron: of molecules by element, of all by kind of bonding."""
     by_element: dict[str, list[float]] = defaultdict(list)
     by_bonding: dict[str, list[float]] = defaultdict(list)
     for line in result["systems"]:
         error = line["errors"][MODEL]["exc_mha"]
-        for symbol in elements_in(line["formula"]):
+        for symbol in () if line["kind"] in CRYSTALS else elements_in(line["formula"]):
             by_element[symbol].append(error)
         by_bonding[bonding_kind(line["formula"], line["kind"])].append(error)
     order = sorted(by_element, key=atomic_numbers.__getitem__)
     figure, axes = _panels(2)
-    _bars(axes[0], {symbol: by_element[symbol] for symbol in order}, "systems with the element")
+    _bars(
+        axes[0],
+        {symbol: by_element[symbol] for symbol in order},
+        "molecules and atoms with the element",
+    )
     _bars(axes[1], dict(sorted(by_bonding.items())), "bonding")
     return figure
 
@@ -126,6 +133,8 @@ def parity(panel: Axes, pairs: Iterable[tuple[float, float]], label: str, result
 def scf_convergence(result: Result) -> Figure | None:
     """|E − E_final| of every system in each cycle, where the calculations kept it."""
     figure, axes = _panels(2)
+    axes[1].sharex(axes[0])
+    axes[1].sharey(axes[0])
     drawn = 0
     for panel, which in zip(axes, ("deorbitalized", "parent"), strict=True):
         for line in result["systems"]:
@@ -135,6 +144,7 @@ def scf_convergence(result: Result) -> Figure | None:
                 off = np.maximum(np.abs(steps[:-1] - steps[-1]), 1e-12)
                 panel.semilogy(np.arange(1, len(steps)), off, lw=0.8, alpha=0.6)
         panel.set(xlabel="cycle", ylabel="|E − E_final| (hartree)", title=which)
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure if drawn else None
 
 
@@ -152,18 +162,22 @@ def reaction_parity(result: Result) -> Figure:
 
 
 def learning_curve(entries: Sequence[Result], name: str) -> Figure:
-    """Training and validation errors against steps, from a run's ``log.jsonl``."""
-    figure, axes = _panels(2)
+    """Training and, if there are any, validation errors against steps, from ``log.jsonl``."""
+    units = {
+        "train": "10⁻³ of each loss (energies: mHa per electron)",
+        "validation": "mean error (mHa)",
+    }
+    parts = [part for part in units if any(entry.get(part) for entry in entries)]
+    figure, axes = _panels(len(parts) or 1)
     steps = [entry["step"] for entry in entries]
-    for panel, part, scale in ((axes[0], "train", 1e3), (axes[1], "validation", 1.0)):
+    for panel, part in zip(axes, parts, strict=False):
         known = [entry.get(part, {}) for entry in entries]
+        scale = 1e3 if part == "train" else 1.0
         for key in dict.fromkeys(key for values in known for key in values):
             values = [abs(scale * v[key]) if key in v else np.nan for v in known]
-            panel.semilogy(steps, values, label=key)
-        panel.set(xlabel="step", title=f"{name}, {part}")
-        if panel.lines:
-            panel.legend(fontsize="small")
-    axes[0].set_ylabel("10⁻³ of each loss")
+            panel.semilogy(steps, values, label=key.removesuffix("_mha").replace("_", " "))
+        panel.set(xlabel="step", ylabel=units[part], title=f"{name}, {part}")
+        panel.legend(fontsize="small")
     return figure
 
 
