@@ -33,6 +33,10 @@ Smearing = Annotated[
     float, typer.Option(min=0, help="Width of the Fermi function, eV, for metals.")
 ]
 GridLevel = Annotated[int, typer.Option(min=0, max=9, help="PySCF's grid level.")]
+OwnGridLevel = Annotated[
+    int | None,
+    typer.Option(min=0, max=9, help="PySCF's grid level.", show_default="3; of crystals 1"),
+]
 MaxMemory = Annotated[int | None, typer.Option(min=1, help="PySCF's memory limit, MB.")]
 Potential = Annotated[
     Literal["ks", "gks"],

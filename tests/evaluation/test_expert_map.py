@@ -15,9 +15,9 @@ from pyscf import dft
 
 from networks import random_functional
 from reference import hydroxyl_radical, orbital_density
-from taufree.errors import UserError
+from taufree.errors import DomainWarning, UserError
 from taufree.evaluation import expert_map
-from taufree.evaluation.plots import check_format
+from taufree.evaluation.plots import check_format, save
 from taufree.hosts.single_point import Settings
 from tolerances import SUM_ROUNDING
 
@@ -62,8 +62,38 @@ def test_a_picture_of_hydrogen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert sum(result["electron_share"]) == pytest.approx(1, abs=1e-6)
     assert set(result["mean_absolute_difference"]) == set(expert_map.QUANTITIES)
     picture = tmp_path / "h2.png"
-    expert_map.save(figure, picture)
+    save(figure, picture)
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_crystals_map_is_periodic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the file to the picture, and on a plane that reaches a lattice vector further."""
+    functional = random_functional()
+    functional.elements = frozenset({"Si"})  # with all electrons
+    monkeypatch.setattr(expert_map, "load_model", lambda name: functional)
+    seen = []
+    look = expert_map.look
+    monkeypatch.setattr(expert_map, "look", lambda *given: seen.append(given) or look(*given))
+    path = tmp_path / "silicon.cif"
+    write(path, bulk("Si"))
+    settings = Settings(basis="gth-szv", grid_level=0, kpts=(1, 1, 1), smearing_ev=0.1)
+    with pytest.warns(DomainWarning, match="pseudopotentials"):
+        result, _ = expert_map.evaluate(path, settings, n_points=8)
+    assert sum(result["electron_share"]) == pytest.approx(1, abs=1e-6)
+
+    _, mf, plane = seen[0]
+    vector = mf.mol.lattice_vectors()[0]
+    u = vector / np.linalg.norm(vector)
+    v = plane.v - (plane.v @ u) * u
+    x = np.linspace(0.3, 3.0, 5)
+    both = np.append(x, x + np.linalg.norm(vector))
+    maps = look(functional.double(), mf, expert_map.Plane(plane.origin, u, v, both, x))
+    np.testing.assert_allclose(maps.gates.sum(1), 1, atol=SUM_ROUNDING)
+    gates = maps.gates.reshape(5, 2, 5, -1)
+    assert np.ptp(gates, axis=(0, 2)).max() > 1e-3  # something to see
+    np.testing.assert_allclose(gates[:, 0], gates[:, 1], atol=1e-6)
+    fields = np.stack([maps.parent, maps.model]).reshape(8, 5, 2, 5)
+    np.testing.assert_allclose(fields[:, :, 0], fields[:, :, 1], rtol=1e-5, atol=1e-8)
 
 
 def test_a_picture_that_cannot_be_written_is_refused_before_the_calculation() -> None:

@@ -11,7 +11,21 @@ from typing import Annotated, Literal
 import typer
 
 from taufree.console import AGAIN, Report, facts, reported, stderr
-from taufree.options import GridLevel, Json, Model, Plot, Potential, Scheduler, Workers
+from taufree.options import (
+    Basis,
+    Charge,
+    GridLevel,
+    Json,
+    Kpts,
+    Model,
+    OwnGridLevel,
+    Plot,
+    Potential,
+    Scheduler,
+    Smearing,
+    Spin,
+    Workers,
+)
 
 evaluate = typer.Typer(help="Errors of a model beside its parent.", no_args_is_help=True)
 plot = typer.Typer(help="Pictures of what a model does.", no_args_is_help=True)
@@ -282,17 +296,13 @@ def plot_experts(
     picture: Annotated[
         Path, typer.Option("--out", metavar="FILE", help="Picture: .png, .svg or .pdf.")
     ] = Path("experts.png"),
-    basis: Annotated[str | None, typer.Option(help="Gaussian basis, by PySCF's name.")] = None,
-    charge: Annotated[int, typer.Option(help="Total charge.")] = 0,
-    spin: Annotated[int, typer.Option(help="2S: the number of unpaired electrons.")] = 0,
-    kpts: Annotated[
-        tuple[int, int, int] | None,
-        typer.Option(metavar="N N N", min=1, help="Mesh of k-points, of a crystal."),
-    ] = None,
+    basis: Basis = None,
+    charge: Charge = 0,
+    spin: Spin = 0,
+    kpts: Kpts = None,
+    smearing: Smearing = 0.0,
     model: Model = "ms2",
-    grid_level: Annotated[
-        int | None, typer.Option(min=0, max=9, help="PySCF's grid level.")
-    ] = None,
+    grid_level: OwnGridLevel = None,
     json: Json = None,
 ) -> Report:
     """The expert that owns each point of a plane, and e_x, v_ρ, v_σ, v_τ beside the parent's."""
@@ -301,9 +311,15 @@ def plot_experts(
 
     plots.check_format(picture, "--out")
     settings = Settings(
-        basis=basis, charge=charge, spin=spin, model=model, grid_level=grid_level, kpts=kpts
+        basis=basis,
+        charge=charge,
+        spin=spin,
+        model=model,
+        grid_level=grid_level,
+        kpts=kpts,
+        smearing_ev=smearing,
     )
     result, figure = expert_map.evaluate(file, settings)
-    expert_map.save(figure, picture)
+    plots.save(figure, picture)
     result |= {"picture": picture}
     return Report(result, facts(result))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, Normalize, SymLogNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -18,14 +18,14 @@ from pyscf.pbc.gto import Cell
 from torch import Tensor
 
 from taufree.errors import UserError
-from taufree.files import write_atomic
 from taufree.functional import Functional, hold
+from taufree.hosts.domain import warn_unseen
 from taufree.hosts.exchange_correlation import nuclei, periodic_vectors
 from taufree.hosts.single_point import Settings, mean_field
 from taufree.hosts.structures import read_structure
 from taufree.model.storage import load_model
 from taufree.physics.descriptors import contracted_gradient, kinetic_energy_density
-from taufree.physics.parents import Parent, energy_density
+from taufree.physics.parents import partial_derivatives
 from taufree.quantities import GridDensity
 
 Array = NDArray[np.float64]
@@ -36,6 +36,12 @@ ON_PLANE = 0.3  # bohr: nuclei closer to it are marked
 SHOWN_ABOVE = 1e-4  # bohr⁻³: where there is less density, derivatives are not drawn
 BLOCK = 20_000  # grid points whose AO values are held at once
 QUANTITIES = ("e_x", "v_ρ", "v_σ", "v_τ")
+CAPTION = (
+    "v_ρ, v_σ, v_τ are the partial derivatives of e_x by ρ, σ and τ, the model's at frozen τ̃: "
+    "parts of the potential, not the Kohn–Sham potential"
+)
+WIDE = 0.6  # height over width of a plane below which the experts have a row of their own
+PANEL = 2.3  # inch
 
 
 @dataclass(frozen=True)
@@ -111,10 +117,14 @@ def evaluate(path: Path, settings: Settings, n_points: int = 160) -> tuple[dict[
     functional = load_model(settings.model).double()
     atoms = read_structure(path)
     mf = mean_field(atoms, settings)
+    warn_unseen(functional, mf.mol)
     mf.xc = functional.parent.xc
     mf.kernel()
     if not mf.converged:
-        raise UserError(f"the parent did not converge for {path}: check --charge and --spin.")
+        raise UserError(
+            f"the parent did not converge for {path}: check --charge and --spin, and add "
+            "--smearing 0.1 for a metal."
+        )
     positions = nuclei(mf.mol)
     lattice = periodic_vectors(mf.mol) if isinstance(mf.mol, Cell) else None
     if lattice is None:
@@ -123,21 +133,70 @@ def evaluate(path: Path, settings: Settings, n_points: int = 160) -> tuple[dict[
         if len(lattice) != 3:
             raise UserError(f"{path} is periodic in {len(lattice)} directions: give 0 or 3.")
         plane, images = bond_plane(positions, lattice, n_points)
+    maps = look(functional, mf, plane)
+    differences = {
+        name: float(np.abs((a - b)[maps.dense]).mean())
+        for name, a, b in zip(QUANTITIES, maps.model, maps.parent, strict=True)
+    }
+    result = {
+        "structure": path.name,
+        "model": functional.name,
+        "parent": functional.parent.xc,
+        "electron_share": maps.electron_share.tolist(),
+        "mean_absolute_difference": differences,
+    }
+    return result, _figure(plane, images, maps, path.name)
 
+
+@dataclass(frozen=True)
+class Maps:
+    """What is drawn, at each of a plane's n points; parent and model hold ``QUANTITIES``, (4, n).
+
+    ``gates`` (n, n_experts); ``dense`` where there is density enough; ``electron_share`` of each
+    expert, over all of space.
+    """
+
+    gates: Array
+    parent: Array
+    model: Array
+    dense: NDArray[np.bool_]
+    electron_share: Array
+
+
+def look(functional: Functional, mf: Any, plane: Plane) -> Maps:
+    """A model (float64) and its parent on a plane of a converged PySCF object's density."""
     grids = mf.grids
     if grids.coords is None:
         grids.build()
+    n = len(plane.coords)
     coords = np.vstack([grids.coords, plane.coords])
     fields = fields_at(mf, coords)  # (n_spin, 5, n): ρ, ∇ρ, τ
+    lattice = periodic_vectors(mf.mol) if isinstance(mf.mol, Cell) else None
     density = GridDensity(
         coords=torch.from_numpy(coords),
-        weights=torch.from_numpy(np.append(grids.weights, np.zeros(len(plane.coords)))),
+        weights=torch.from_numpy(np.append(grids.weights, np.zeros(n))),
         rho=fields[:, 0],
         grad_rho=fields[:, 1:4].mT.contiguous(),
-        centers=torch.from_numpy(positions),
+        centers=torch.from_numpy(nuclei(mf.mol)),
         lattice=None if lattice is None else torch.from_numpy(lattice),
     )
-    return _draw(functional, density, fields[:, 4], plane, images, path.name)
+    geometry = functional.geometry(density.coords, density.centers, density.lattice)
+    rho, grad_rho = next(iter(density.unpolarized))
+    part = functional.potential(rho, grad_rho, density.weights, geometry)
+    electrons = density.weights * rho
+    shown, sigma, _ = hold(rho[-n:], contracted_gradient(grad_rho[-n:]))
+    taus = density.n_spin * fields[0, 4, -n:], kinetic_energy_density(shown, sigma, part.alpha[-n:])
+    parent, model = (
+        torch.stack(partial_derivatives(functional.parent, shown, sigma, tau)).numpy()
+        for tau in taus
+    )
+    return Maps(
+        gates=part.gates[-n:].numpy(),
+        parent=parent,
+        model=model,
+        dense=(rho[-n:] > SHOWN_ABOVE).numpy(),
+        electron_share=((electrons @ part.gates.double()) / electrons.sum()).numpy(),
+    )
 
 
 def fields_at(mf: Any, coords: Array) -> Tensor:
@@ -160,104 +219,67 @@ def fields_at(mf: Any, coords: Array) -> Tensor:
     return torch.from_numpy(np.concatenate(blocks, -1))
 
 
-def _draw(
-    functional: Functional,
-    density: GridDensity,
-    tau: Tensor,
-    plane: Plane,
-    images: Array,
-    title: str,
-) -> tuple[dict[str, Any], Figure]:
-    geometry = functional.geometry(density.coords, density.centers, density.lattice)
-    rho, grad_rho = next(iter(density.unpolarized))
-    part = functional.potential(rho, grad_rho, density.weights, geometry)
-    electrons = density.weights * rho
-    share = (electrons @ part.gates.double()) / electrons.sum()
-
-    n = len(plane.coords)
-    shown, sigma, _ = hold(rho[-n:], contracted_gradient(grad_rho[-n:]))
-    tau_tilde = kinetic_energy_density(shown, sigma, part.alpha[-n:])
-    exact = exchange(functional.parent, shown, sigma, density.n_spin * tau[0, -n:])
-    found = exchange(functional.parent, shown, sigma, tau_tilde)
-    dense = rho[-n:] > SHOWN_ABOVE
-    differences = {
-        name: float((a - b)[dense].abs().mean())
-        for name, a, b in zip(QUANTITIES, found, exact, strict=True)
-    }
-    result = {
-        "structure": title,
-        "model": functional.name,
-        "parent": functional.parent.xc,
-        "electron_share": share.tolist(),
-        "mean_absolute_difference": differences,
-    }
-    figure = _figure(plane, images, part.gates[-n:].numpy(), dense.numpy(), exact, found, title)
-    return result, figure
-
-
-def exchange(parent: Parent, rho: Tensor, sigma: Tensor, tau: Tensor) -> list[Tensor]:
-    """e_x and its derivatives by ρ, σ, τ."""
-    x = [a.detach().requires_grad_() for a in (rho, sigma, tau)]
-    with torch.enable_grad():
-        exc = energy_density(parent, *x)
-        derivatives = torch.autograd.grad(exc.sum(), x)
-    return [exc.detach(), *derivatives]
-
-
-def _figure(
-    plane: Plane,
-    images: Array,
-    gates: Array,
-    dense: NDArray[np.bool_],
-    exact: list[Tensor],
-    found: list[Tensor],
-    title: str,
-) -> Figure:
+def _figure(plane: Plane, images: Array, maps: Maps, title: str) -> Figure:
     shape = len(plane.y), len(plane.x)
-    figure = Figure(figsize=(17, 7), layout="constrained")
-    panels = figure.subplot_mosaic(
-        [["experts", *(f"{q}{i}" for q in range(4))] for i in range(3)],
-        width_ratios=[1.7, 1, 1, 1, 1],
-    )
     extent = (plane.x[0], plane.x[-1], plane.y[0], plane.y[-1])
+    figure, experts, others = _panels((extent[3] - extent[2]) / (extent[1] - extent[0]))
     image: dict[str, Any] = {"origin": "lower", "extent": extent, "interpolation": "nearest"}
-    n_experts = gates.shape[1]
+    n_experts = maps.gates.shape[1]
     colors = ListedColormap([f"C{e}" for e in range(n_experts)])
-    owner = np.where(dense, gates.argmax(1), -1).reshape(shape)
-    left = panels["experts"]
-    drawn = left.imshow(
+    owner = np.where(maps.dense, maps.gates.argmax(1), -1).reshape(shape)
+    drawn = experts.imshow(
         np.ma.masked_less(owner, 0), cmap=colors, norm=Normalize(-0.5, n_experts - 0.5),
-        alpha=0.35 + 0.65 * gates.max(1).reshape(shape), **image,
+        alpha=0.35 + 0.65 * maps.gates.max(1).clip(0, 1).reshape(shape), **image,  # but rounding
     )  # fmt: skip
-    bar = figure.colorbar(drawn, ax=left, location="bottom", ticks=range(n_experts), shrink=0.8)
+    bar = figure.colorbar(
+        drawn,
+        ax=experts,
+        location="bottom",
+        ticks=range(n_experts),
+        shrink=0.8,
+        aspect=40,
+        pad=0.02,
+    )
     bar.set_label("expert with the largest gate; paler where others share in")
-    left.set(title=title, xlabel="bohr", ylabel="bohr")
+    experts.set(title=title, xlabel="bohr", ylabel="bohr")
     for q, name in enumerate(QUANTITIES):
-        parent, model = (np.where(dense, x[q].numpy(), np.nan) for x in (exact, found))
+        parent, model = (np.where(maps.dense, x[q], np.nan) for x in (maps.parent, maps.model))
         difference = model - parent
         bound = float(np.nanpercentile(np.abs(parent), 99))
         off = float(np.nanpercentile(np.abs(difference), 99)) or 1e-12
         norms = [SymLogNorm(bound / 100, vmin=-bound, vmax=bound) for _ in range(2)]
         rows = (("parent", parent), ("model", model), ("model − parent", difference))
         for i, (label, values) in enumerate(rows):
-            panel = panels[f"{q}{i}"]
+            panel = others[q, i]
             norm = norms[i] if i < 2 else Normalize(-off, off)
             field = panel.imshow(values.reshape(shape), cmap="RdBu_r", norm=norm, **image)
             end = bound if i < 2 else off
-            bar = figure.colorbar(field, ax=panel, shrink=0.8)
+            bar = figure.colorbar(field, ax=panel, pad=0.02)
             bar.set_ticks([-end, 0, end], labels=[f"{-end:.2g}", "0", f"{end:.2g}"])
-            panel.set(title=f"{name}, {label}", xticks=[], yticks=[])
+            bar.ax.tick_params(labelsize="small")
+            panel.set(xticks=[], yticks=[])
+            panel.set_title(f"{name}, {label}", fontsize="medium")
     inside, height = plane.project(images)
     near = (np.abs(height) < ON_PLANE) & (inside >= [extent[0], extent[2]]).all(1)
     near &= (inside <= [extent[1], extent[3]]).all(1)
-    for panel in panels.values():
+    for panel in (experts, *others.flat):
         panel.plot(*inside[near].T, "k+", ms=5)
         panel.set(xlim=extent[:2], ylim=extent[2:])
     return figure
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a picture whole or not at all; the format is the name's."""
-    picture = io.BytesIO()
-    figure.savefig(picture, format=path.suffix.removeprefix(".").lower(), dpi=130)
-    write_atomic(path, picture.getvalue())
+def _panels(aspect: float) -> tuple[Figure, Axes, NDArray[Any]]:
+    """Panels for planes of one height over width: the experts beside (4, 3) others or above."""
+    n = len(QUANTITIES)
+    width, height = n * (PANEL + 0.7), 3 * (aspect * PANEL + 0.35) + 0.35  # bars, titles, caption
+    if aspect < WIDE:
+        above = 0.8 * width * aspect + 1.4
+        figure = Figure(figsize=(width, above + height), layout="constrained")
+        parts: Any = figure.subfigures(2, 1, height_ratios=[above, height])
+    else:
+        beside = (height - 1.4) / aspect + 0.8
+        figure = Figure(figsize=(beside + width, height), layout="constrained")
+        parts = figure.subfigures(1, 2, width_ratios=[beside, width])
+    first, rest = parts
+    rest.supxlabel(CAPTION, fontsize="small")
+    return figure, first.subplots(), rest.subplots(3, n).T
