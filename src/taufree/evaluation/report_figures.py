@@ -164,7 +164,7 @@ def reaction_parity(result: Result) -> Figure:
 def learning_curve(entries: Sequence[Result], name: str) -> Figure:
     """Training and, if there are any, validation errors against steps, from ``log.jsonl``."""
     units = {
-        "train": "10⁻³ of each loss (energies: mHa per electron)",
+        "train": "10⁻³ of each loss (l1, energy: mHa per electron)",
         "validation": "mean error (mHa)",
     }
     parts = [part for part in units if any(entry.get(part) for entry in entries)]
@@ -177,7 +177,7 @@ def learning_curve(entries: Sequence[Result], name: str) -> Figure:
             values = [abs(scale * v[key]) if key in v else np.nan for v in known]
             panel.semilogy(steps, values, label=key.removesuffix("_mha").replace("_", " "))
         panel.set(xlabel="step", ylabel=units[part], title=f"{name}, {part}")
-        panel.legend(fontsize="small")
+        panel.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
