@@ -31,7 +31,9 @@ def table(found: Iterable[tuple[Line, str, str]]) -> Table:
     for line, model, file in found:
         verdict = "met" if line.met else "missed"
         table.add_row(*line[:-1], verdict, escape(Path(model).name), escape(file))
-    table.caption = "Means are of absolute differences to the parent, on the test split."
+    table.caption = (
+        "Means are of absolute differences to the parent; all but reactions are of the test split."
+    )
     return table
 
 
