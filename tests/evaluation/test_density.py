@@ -35,9 +35,9 @@ def test_result_counts_averages_and_names_what_is_missing(
     result = evaluate(functional, data, "test", LEVEL)
     assert [line["name"] for line in result["systems"]] == ["CH", "LiF"]
     assert {"CO", "C6H6"} < set(result["missing"]) and "LiF" not in result["missing"]
-    assert set(result["means"]) == {"molecules", "prototype", "g2"}
-    assert result["means"]["molecules"] == result["means"]["prototype"] == result["means"]["g2"]
-    means = result["means"]["molecules"]
+    assert set(result["means"]) == {"all molecules", "prototype", "g2"}
+    assert result["means"]["all molecules"] == result["means"]["prototype"] == result["means"]["g2"]
+    means = result["means"]["all molecules"]
     assert set(means) == {"count", "model", *DEORBITALIZERS} and means["count"] == 2
     per_system = [line["errors"]["PCopt"] for line in result["systems"]]
     assert set(per_system[1]) == set(COLUMNS) - {"cycles_mha"}
@@ -62,7 +62,7 @@ def test_result_counts_averages_and_names_what_is_missing(
         and f"{len(result['missing'])} of the split" in shown
     )
     write_json(tmp_path / "result.json", result)
-    assert json.loads((tmp_path / "result.json").read_text())["means"]["molecules"] == means
+    assert json.loads((tmp_path / "result.json").read_text())["means"]["all molecules"] == means
     plot_density(result, tmp_path / "errors.svg")
     assert (tmp_path / "errors.svg").read_text().count("<svg") == 1
 

@@ -34,7 +34,7 @@ MODEL = "model"
 """The model among the deorbitalizers of a result; the others go by their names."""
 PROTOTYPE = ("LiF", "CO", "S", "P2", "PH2", "CH", "C2H2", "Na2")
 """Systems with their own mean, for comparison with earlier figures at grid level 1."""
-COMPARED = ("molecules", "prototype", "crystals", "crystals-gth")
+COMPARED = ("all molecules", "prototype", "crystals", "crystals-gth")
 """Groups whose means are shown of every deorbitalizer, not of the model alone."""
 SHOWN = 6
 """So many missing systems are named in the table; the result names all."""
@@ -89,7 +89,7 @@ def evaluate(
         ``atomization_kcal`` too, the signed error of its atomization energy at fixed densities;
         ``cycles_mha`` is the model's mean ∣ΔE_x∣ at the densities of SCF cycles 1 to 3, on the
         coarsest grid of the data.
-        ``means``: means of the absolute values and their ``count``, over ``molecules`` (atoms
+        ``means``: means of the absolute values and their ``count``, over ``all molecules`` (atoms
         among them), those of the ``prototype`` table, and each ``kind``. ``routing``: share of the
         electrons each expert takes, and the most experts active at a point. ``missing``: systems
         of the split that the data lack. ``densities``: the functionals that made the densities;
@@ -217,7 +217,7 @@ def _add_atomization(
 
 def _means(systems: list[dict[str, Any]]) -> dict[str, Any]:
     groups = {
-        "molecules": [s for s in systems if not s["kind"].startswith("crystals")],
+        "all molecules": [s for s in systems if not s["kind"].startswith("crystals")],
         "prototype": [s for s in systems if s["name"] in PROTOTYPE],
     }
     for line in systems:

@@ -58,7 +58,7 @@ def _line(
 
 def _density(result: Result) -> Iterator[Line]:
     groups = result["means"]
-    if means := groups.get("molecules"):
+    if means := groups.get("all molecules"):
         name, value = _best(means, "de_x_mha")
         error = means[MODEL]["de_x_mha"]
         yield _line("|ΔE_x| of molecules", error, 0.5, "mHa", f"{name} {value:.3g} mHa")
