@@ -1,7 +1,7 @@
 """How much of a force is lost when the points of the grid stay: with and without ``grid_response``.
 
-Largest difference of any component, hartree/bohr, of the model and of its parent, def2-SVP, by grid
-level. With the response forces are derivatives of the energy as it is computed.
+Largest difference of any component, hartree/bohr, of the model and of its parent, def2-SVP, by grid:
+levels 3, 5 and 7 of PySCF, and (radial, angular) points of each atom. With the response forces are derivatives of the energy as it is computed.
 Run: python docs/decisions/0007_grid.py
 """
 
@@ -14,7 +14,7 @@ from pyscf import dft, gto
 
 import taufree
 
-LEVELS = (3, 5, 7)
+GRIDS: tuple[Any, ...] = (3, 5, 7, (300, 302))
 
 
 def difference(mf: Any) -> float:
@@ -30,16 +30,19 @@ def difference(mf: Any) -> float:
 
 def main() -> None:
     """Print one row a molecule and functional."""
-    print("largest difference, hartree/bohr, at levels", LEVELS)
+    print("largest difference, hartree/bohr, of grids", GRIDS)
     for name, spin in (("H2O", 0), ("CH3OH", 0), ("NO2", 1)):
         atoms = molecule(name)
         pairs = list(zip(atoms.symbols, atoms.positions, strict=True))
         mol = gto.M(atom=pairs, basis="def2-svp", spin=spin, verbose=0)
         for functional in ("ms2", "MS2"):
             found = []
-            for level in LEVELS:
+            for grid in GRIDS:
                 mf = dft.KS(mol, xc="MS2").density_fit()
-                mf.grids.level = level
+                if isinstance(grid, tuple):
+                    mf.grids.set(atom_grid=grid, prune=None)
+                else:
+                    mf.grids.level = grid
                 found.append(difference(taufree.deorbitalize(mf) if functional == "ms2" else mf))
             print(f"{name:6s} {functional:4s}", *(f"{x:.1e}" for x in found), flush=True)
 
