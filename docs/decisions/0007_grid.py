@@ -1,7 +1,8 @@
 """How much of a force is lost when the points of the grid stay: with and without ``grid_response``.
 
-Largest difference of any component, hartree/bohr, of the model and of its parent, def2-SVP, by grid:
-levels 3, 5 and 7 of PySCF, and (radial, angular) points of each atom. With the response forces are derivatives of the energy as it is computed.
+Largest difference of any component, hartree/bohr, of the model and of its parent, def2-SVP, on
+grids of PySCF's levels 3, 5 and 7, and with (radial, angular) points on each atom. With the
+response forces are derivatives of the energy as it is computed.
 Run: python docs/decisions/0007_grid.py
 """
 
