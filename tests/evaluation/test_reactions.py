@@ -27,11 +27,11 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         found = {}
         for system in systems:
             energy = -len(system.symbols) - 0.01 * (system.name == WATER)
-            parent = {"converged": True, "energy_hartree": energy}
+            parent = {"converged": True, "energy_hartree": energy, "cycles": 8}
             off = 0.001 if system.name == WATER else 0.0
             model = {"converged": system.name not in options.get("broken", ())}
             found[system, "parent"] = parent
-            found[system, "deorbitalized"] = model | {"energy_hartree": energy + off}
+            found[system, "deorbitalized"] = model | {"energy_hartree": energy + off, "cycles": 9}
         return found
 
     monkeypatch.setattr(reactions, "converge_all", converge_all)
@@ -45,6 +45,9 @@ def test_energies_are_differences_of_systems(functional: Functional, runs: dict[
     assert line["error_kcal"] == pytest.approx(0.001 * Hartree / (kcal / mol))
     assert result["summary"]["s22"]["compared"] == 1 and not result["counterpoise"]
     assert len(runs["systems"]) == 3
+    found = result["summary"]["s22"]
+    assert found["converged"] == found["n_systems"] == 3
+    assert (found["median_cycles"], found["parent_median_cycles"]) == (9, 8)
     console = Console(file=io.StringIO(), width=120)
     console.print(reactions.table(result))
     assert "Water_dimer" in console.file.getvalue() and "-5.02" in console.file.getvalue()
@@ -56,6 +59,7 @@ def test_what_did_not_converge_has_no_energy(functional: Functional, runs: dict[
     (line,) = result["reactions"]
     assert line["energy_kcal"] is None and line["error_kcal"] is None
     assert result["summary"]["s22"]["mean_error_kcal"] is None
+    assert result["summary"]["s22"]["converged"] == 2
     reactions.table(result)
 
 

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from taufree.data.reactions import SETS, Reaction, reactions
+from taufree.data.systems import System
 from taufree.errors import UserError
 from taufree.evaluation.self_consistent import WHICH, Run, Task, Which, converge_all
 from taufree.functional import Functional
@@ -55,7 +56,8 @@ def evaluate(
     dict
         ``reactions``: a list with ``name``, ``set``, ``energy_kcal``, ``parent_kcal`` and
         ``error_kcal`` (null where a calculation did not converge), ``reference_kcal`` as published.
-        ``summary``: by set, ``n``, ``compared``, mean and largest ``error_kcal``.
+        ``summary``: by set, ``n``, ``compared``, mean and largest ``error_kcal``; how many of its
+        ``n_systems`` ``converged`` with both functionals, and the ``median_cycles`` of each.
         ``systems``: how each calculation went. ``left_out``: names.
 
     Raises
@@ -92,7 +94,11 @@ def evaluate(
         "grid_level": level,
         "density_fit": True,
         "counterpoise": False,
-        "summary": {c: _summary([x for x in lines if x["set"] == c]) for c in collections},
+        "summary": {
+            c: _summary([x for x in lines if x["set"] == c])
+            | _convergence({s for r in chosen if r.collection == c for _, s in r.terms}, runs)
+            for c in collections
+        },
         "reactions": lines,
         "systems": [
             {"name": s.name, "formula": s.formula, **{w: runs[s, w] for w in WHICH}}
@@ -133,6 +139,20 @@ def _summary(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def _convergence(systems: Collection[System], runs: Mapping[Task, Run]) -> dict[str, Any]:
+    both = [[runs[system, which] for which in WHICH] for system in systems]
+    done = [pair for pair in both if all(run["converged"] for run in pair)]
+    cycles = np.array([[run["cycles"] for run in pair] for pair in done]).reshape(-1, len(WHICH))
+    medians = np.median(cycles, axis=0).tolist() if done else [None, None]
+    of = dict(zip(WHICH, medians, strict=True))
+    return {
+        "n_systems": len(both),
+        "converged": len(done),
+        "median_cycles": of["deorbitalized"],
+        "parent_median_cycles": of["parent"],
+    }
+
+
 def table(result: dict[str, Any]) -> Table:
     """One row a reaction, then the means of the sets."""
     table = Table(
@@ -153,6 +173,13 @@ def table(result: dict[str, Any]) -> Table:
             mean, largest = (f"{found[f'{k}_error_kcal']:.2f}" for k in ("mean", "max"))
             label = f"{name}: mean, largest of {found['compared']}"
             table.add_row(label, "", "", f"{mean}, {largest}", "")
+    for name, found in result["summary"].items():
+        if found["compared"]:
+            ours, parents = found["median_cycles"], found["parent_median_cycles"]
+            converged = f"{found['converged']} of {found['n_systems']}"
+            table.add_row(
+                f"{name}: converged, median cycles", f"{ours:g}", f"{parents:g}", "", converged
+            )
     if left := result["left_out"]:
         table.caption = f"left out as too large: {len(left)} ({escape(', '.join(left))})"
     return table
