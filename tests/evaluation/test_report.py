@@ -85,7 +85,10 @@ def a_reactions_result() -> dict[str, Any]:
     }  # fmt: skip
     return {
         "model": "ms2", "parent": "MS2", "basis": "def2-svp", "grid_level": 3,
-        "summary": {"s22": reactions._summary([line])}, "reactions": [line], "left_out": [],
+        "summary": {"s22": {
+            **reactions._summary([line]), "n_systems": 3, "converged": 3, "median_cycles": 9.0,
+            "parent_median_cycles": 8.5,
+        }}, "reactions": [line], "left_out": [],
     }  # fmt: skip
 
 
@@ -241,6 +244,8 @@ def test_targets_of_self_consistent_results() -> None:
         "dipole": True,
         "converged, molecules": True,
         "median cycles, molecules": True,
+        "converged, interactions of S22": True,
+        "median cycles, interactions of S22": True,
         "interactions of S22, 1 of them": True,
         "lattice constant of crystals": False,
         "converged, crystals": True,

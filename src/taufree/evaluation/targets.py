@@ -111,8 +111,7 @@ def _reactions(result: Result) -> Iterator[Line]:
         if (found := result["summary"].get(name)) and found["compared"]:
             measure = f"{label}, {found['compared']} of them"
             yield _line(measure, found["mean_error_kcal"], bound, "kcal/mol")
-            if "n_systems" in found:
-                yield from _convergence(found, label, found["converged"], found["n_systems"])
+            yield from _convergence(found, label, found["converged"], found["n_systems"])
 
 
 def _solids(result: Result) -> Iterator[Line]:
