@@ -16,6 +16,7 @@ from ase.calculators.calculator import (
     SCFError,
 )
 from ase.units import Bohr, Debye, Hartree
+from pyscf.scf import hf
 
 from networks import random_functional
 from taufree.ase import TauFree
@@ -189,16 +190,86 @@ def test_an_easy_scf_takes_one_step(water: Atoms) -> None:
     assert len(water.calc.scf_log) == 1 and "converged in" in water.calc.scf_log[0]
 
 
-def test_the_ladder_ends_at_the_same_energy(functional: Functional, water: Atoms) -> None:
-    """One cycle is not enough: the first steps fail, and the energy is what it should be."""
+AIDS: dict[str, dict[str, Any]] = {
+    "damping": {"damp": 0.5, "diis_start_cycle": 8, "diis_space": 16},
+    "level shift": {"level_shift": 0.3, "max_cycle": 150},
+    "smeared": {"sigma": 0.02},
+}
+"""What PySCF has to be told at each step of the ladder."""
+
+
+def settings_of(mf: Any) -> dict[str, Any]:
+    names = {name for aid in AIDS.values() for name in aid}
+    return {name: getattr(mf, name, None) for name in names}
+
+
+def stubborn(monkeypatch: pytest.MonkeyPatch, needs: str | None) -> list[dict[str, Any]]:
+    """PySCF's SCF, which does not converge before it had this aid; what it was told, run by run."""
+    told: list[dict[str, Any]] = []
+    original = hf.kernel
+
+    def kernel(mf: Any, *args: Any, **options: Any) -> Any:
+        told.append(settings_of(mf))
+        converged, *rest = original(mf, *args, **options)
+        helped = needs and any(AIDS[needs].items() <= settings.items() for settings in told)
+        return converged and bool(helped), *rest
+
+    monkeypatch.setattr(hf, "kernel", kernel)
+    return told
+
+
+@pytest.mark.parametrize("needs", AIDS)
+def test_each_step_of_the_ladder(water: Atoms, needs: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is reached, its aid reaches PySCF, and the end is the plain functional's energy."""
     mf = water.calc.mean_field(water)
-    mf.max_cycle = 1
+    plain = settings_of(mf)
+    told, lines = stubborn(monkeypatch, needs), list[str]()
+    rescue.converge(mf, None, lines.append)
+    assert lines[-1].startswith(needs) and "did not" not in lines[-1]
+    assert len(lines) == 2 + list(AIDS).index(needs)
+    assert mf.converged and told[0] == told[-1] == settings_of(mf) == plain
+    assert mf.e_tot == pytest.approx(water.calc.mf.e_tot, abs=1e-7)
+
+
+def test_second_order_is_kept_though_diis_would_not_hold_it(
+    water: Atoms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mf = water.calc.mean_field(water)
+    stubborn(monkeypatch, needs=None)
     lines: list[str] = []
     rescue.converge(mf, None, lines.append)
-    assert "did not converge in 1 cycles" in lines[0]
-    assert [line.split(":")[0] for line in lines][1].startswith("damping")
-    if mf.converged:
-        assert mf.e_tot == pytest.approx(water.calc.mf.e_tot, abs=1e-7)
+    assert lines[-1].startswith("second order (Newton): converged")
+    assert len(lines) == 5 and mf.converged
+    assert mf.e_tot == pytest.approx(water.calc.mf.e_tot, abs=1e-7)
+    np.testing.assert_allclose(mf.mo_energy, water.calc.mf.mo_energy, atol=1e-4)
+    gradient = mf.Gradients().set(grid_response=True).kernel()
+    np.testing.assert_allclose(-gradient * Hartree / Bohr, water.get_forces(), atol=1e-3)
+
+
+@pytest.mark.parametrize("system", ["molecule", "crystal"])
+def test_damping_acts(system: str, functional: Functional, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PySCF mixes Fock matrices, in the first cycles of the step that damps."""
+    atoms = Atoms("H2", [[0, 0, 0], [0, 0, 0.8]])
+    settings: dict[str, Any] = {**SETTINGS, "basis": "6-31g"}
+    if system == "crystal":
+        atoms.set_cell([2.2, 2.3, 2.4])
+        atoms.pbc = True
+        settings |= {"basis": "gth-dzv", "kpts": (1, 1, 1), "parent": True}
+    mf = TauFree(model=functional, **settings).mean_field(atoms)
+    if system == "crystal":
+        mf.xc = "LDA"  # for speed
+    mf.max_cycle = 3  # PySCF has nothing to mix with in the first
+    mf.kernel()
+    factors: list[float] = []
+    original = hf.damping
+
+    def damping(fock: Any, last: Any, factor: float) -> Any:
+        factors.append(factor)
+        return original(fock, last, factor)
+
+    monkeypatch.setattr(hf, "damping", damping)
+    rescue._with(mf, **{**AIDS["damping"], "conv_tol": 1e-30})
+    assert factors == [0.5, 0.5] and mf.damp == 0 and mf.diis_start_cycle == 1
 
 
 def test_an_scf_that_nothing_helps_raises(

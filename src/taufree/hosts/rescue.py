@@ -14,12 +14,13 @@ def converge(mf: Any, guess: Any = None, log: Log = lambda line: None) -> Any:
     """Run an SCF, and climb the ladder while it does not converge.
 
     Every step starts from the density of the one before and ends in the unshifted, undamped,
-    unsmeared functional, so that the energy is the same whichever step found it.
+    unsmeared functional: what is found is a solution of the SCF equations whichever step found it,
+    though where there are several it may be another than the first step was near.
 
     Parameters
     ----------
     mf : PySCF mean-field object
-        It is run; a second-order step hands its result back to it.
+        It is run; a second-order step hands its orbitals and energy back to it.
     guess : ndarray, optional
         Density matrix to start from, such as that of the last geometry.
     log : callable, optional
@@ -46,11 +47,13 @@ def converge(mf: Any, guess: Any = None, log: Log = lambda line: None) -> Any:
 def _ladder(mf: Any, had_guess: bool) -> Iterator[tuple[str, Callable[[], None]]]:
     if had_guess:
         yield "fresh initial guess", lambda: _run(mf, None)
-    yield "damping 0.5 and a longer DIIS space", lambda: _with(mf, damp=0.5, diis_space=16)
+    # PySCF damps in the cycles before DIIS starts, and only there
+    damped = {"damp": 0.5, "diis_start_cycle": 8, "diis_space": 16}
+    yield "damping 0.5 and a longer DIIS space", lambda: _with(mf, **damped)
     yield "level shift 0.3 hartree", lambda: _with(mf, level_shift=0.3, max_cycle=150)
-    if not hasattr(mf, "sigma"):  # else the user has chosen one
+    if not hasattr(mf, "sigma"):  # else the user has chosen one, and second order would freeze it
         yield "smeared occupations first (0.02 hartree)", lambda: _smeared(mf)
-    yield "second order (Newton)", lambda: _newton(mf)
+        yield "second order (Newton)", lambda: _newton(mf)
 
 
 def _run(mf: Any, guess: Any) -> None:
@@ -61,10 +64,11 @@ def _with(mf: Any, **options: Any) -> None:
     """With aids until it converges, then without them."""
     usual = {name: getattr(mf, name) for name in options}
     mf.set(**options)
-    mf.kernel(dm0=mf.make_rdm1())
-    helped = mf.converged
-    mf.set(**usual)
-    if helped:
+    try:
+        mf.kernel(dm0=mf.make_rdm1())
+    finally:
+        mf.set(**usual)
+    if mf.converged:
         mf.kernel(dm0=mf.make_rdm1())
 
 
@@ -76,9 +80,11 @@ def _smeared(mf: Any) -> None:
 
 def _newton(mf: Any) -> None:
     second = mf.newton()
+    second.callback = lambda scf: setattr(mf, "cycles", scf["imacro"] + 1)
     second.kernel(mf.mo_coeff, mf.mo_occ)
-    if second.converged:
-        mf.kernel(dm0=second.make_rdm1())  # one or two cycles, to end with canonical orbitals
+    # its orbitals are canonical; DIIS from here might leave what it could not find
+    for name in ("mo_coeff", "mo_occ", "mo_energy", "e_tot", "converged"):
+        setattr(mf, name, getattr(second, name))
 
 
 def _outcome(name: str, mf: Any) -> str:
