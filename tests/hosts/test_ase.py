@@ -18,13 +18,14 @@ from ase.calculators.calculator import (
 from ase.units import Bohr, Debye, Hartree
 from pyscf.scf import hf
 
-from networks import random_functional
+from networks import random_functional, random_network
 from taufree.ase import TauFree
 from taufree.errors import UnsupportedError, UserError
 from taufree.functional import Functional
 from taufree.hosts import dynamics, rescue
 from taufree.hosts.single_point import Settings, mean_field
 from taufree.hosts.stress import invariant_strains, rotations_of, strained_stress
+from taufree.model.storage import save_model
 
 SETTINGS: dict[str, Any] = {"basis": "sto-3g", "grid_level": 0, "conv_tol": 1e-10}
 FORCE = 1e-4  # eV/Å, of differences of energies at ±0.001 Å
@@ -170,13 +171,66 @@ def test_label_writes_and_restart_takes_up(
     atoms.calc = TauFree(model=functional, label="here/h2", **SETTINGS)
     e = atoms.get_potential_energy()
     assert "converged" in Path("here/h2.log").read_text()
-    again = TauFree(restart="here/h2", directory="here")
+    again = TauFree(restart="here/h2", model=functional)
     assert again.parameters["basis"] == "sto-3g"
-    assert again.get_property("energy", atoms) == e  # nothing is calculated
-    atoms.positions[1, 2] += 0.01
-    again.set(model=functional)
+    assert again.get_property("energy", atoms) == e
+    assert again.mf is None  # nothing is calculated
     with pytest.raises(ReadError, match="no complete result"):
         TauFree(restart="here/other")
+
+
+def test_a_restart_goes_on_from_the_stored_density(functional: Functional, tmp_path: Path) -> None:
+    label = str(tmp_path / "h2")
+    atoms = Atoms("H2", [[0, 0, 0], [0, 0, 0.8]])
+    atoms.calc = TauFree(model=functional, label=label, **SETTINGS)
+    atoms.get_potential_energy()
+    density = Path(f"{label}.npz").stat()
+    forces = atoms.get_forces()
+    assert Path(f"{label}.npz").stat() == density  # written after an SCF only
+    atoms.calc = TauFree(restart=label, model=functional)
+    np.testing.assert_array_equal(atoms.get_forces(), forces)
+    assert atoms.calc.mf is None
+    atoms.positions[1, 2] = 0.81
+    e = atoms.get_potential_energy()
+    assert atoms.calc.scf_log[0].startswith("SCF from the last density: converged")
+    atoms.calc = TauFree(model=functional, **SETTINGS)
+    assert atoms.get_potential_energy() == pytest.approx(e, abs=1e-6)
+
+
+def test_a_restart_with_other_weights_is_refused(functional: Functional, tmp_path: Path) -> None:
+    """A network that is called like a bundled one, and one whose file was replaced."""
+    label, weights = str(tmp_path / "h2"), tmp_path / "mine.safetensors"
+    atoms = Atoms("H2", [[0, 0, 0], [0, 0, 0.8]])
+    mine = Functional(functional.network, "ms2")
+    atoms.calc = TauFree(model=mine, label=label, **SETTINGS)
+    atoms.get_potential_energy()
+    with pytest.raises(ReadError, match=r"other weights than those of 'ms2'.* model="):
+        TauFree(restart=label)
+    assert TauFree(restart=label, model=mine).results == atoms.calc.results
+    save_model(weights, functional.network, {})
+    atoms.calc = TauFree(model=weights, label=label, **SETTINGS)
+    atoms.get_potential_energy()
+    assert TauFree(restart=label).results == atoms.calc.results
+    save_model(weights, random_network(seed=1), {})
+    with pytest.raises(ReadError, match="other weights than those of 'mine'"):
+        TauFree(restart=label)
+    weights.unlink()
+    with pytest.raises(ReadError, match=r"give it with model=: No model .*mine"):
+        TauFree(restart=label)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_truncated_density_is_refused(
+    functional: Functional, tmp_path: Path, share: float
+) -> None:
+    label = str(tmp_path / "h2")
+    atoms = Atoms("H2", [[0, 0, 0], [0, 0, 0.8]])
+    atoms.calc = TauFree(model=functional, label=label, **SETTINGS)
+    atoms.get_potential_energy()
+    content = Path(f"{label}.npz").read_bytes()
+    Path(f"{label}.npz").write_bytes(content[: int(share * len(content))])
+    with pytest.raises(ReadError, match="no complete result"):
+        TauFree(restart=label, model=functional)
 
 
 def test_todict_is_plain(functional: Functional) -> None:
@@ -257,7 +311,7 @@ def test_damping_acts(system: str, functional: Functional, monkeypatch: pytest.M
         settings |= {"basis": "gth-dzv", "kpts": (1, 1, 1), "parent": True}
     mf = TauFree(model=functional, **settings).mean_field(atoms)
     if system == "crystal":
-        mf.xc = "LDA"  # for speed
+        mf.xc, mf.with_df.mesh = "LDA", [11, 11, 11]  # for speed
     mf.max_cycle = 3  # PySCF has nothing to mix with in the first
     mf.kernel()
     factors: list[float] = []

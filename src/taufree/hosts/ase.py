@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from ase import Atoms
@@ -23,12 +25,13 @@ from pyscf import scf
 from pyscf.pbc import scf as pbc_scf
 
 import taufree
-from taufree.errors import UnsupportedError, UserError
+from taufree.errors import UnsupportedError, UserError, WeightsError
 from taufree.files import write_atomic
 from taufree.functional import Functional
 from taufree.hosts.rescue import converge
 from taufree.hosts.single_point import Settings, mean_field
 from taufree.hosts.stress import rotations_of, strained_stress
+from taufree.model.storage import bundled_models, fingerprint
 
 logger = logging.getLogger("taufree.ase")
 
@@ -73,7 +76,8 @@ class TauFree(Calculator):
         MB.
     restart, label, directory, atoms
         As in ASE. With a ``label``, every result is written to ``label.json`` with the density in
-        ``label.npz``, and what the SCF did to ``label.log``; ``restart=label`` takes them up again.
+        ``label.npz``, and what the SCF did to ``label.log``; ``restart=label`` takes them up again,
+        if the model has the same weights. One that was given as a Functional is to be given again.
 
     Notes
     -----
@@ -112,6 +116,7 @@ class TauFree(Calculator):
         self.mf: Any = None
         """PySCF's object of the last calculation."""
         self._functional: Functional | None = None
+        self._given = options.get("model")
         self._density: np.ndarray | None = None
         super().__init__(**options)
 
@@ -164,6 +169,7 @@ class TauFree(Calculator):
             self.results, self.mf = {}, None  # whose orbital values take much memory
             self.mf = self._converged(self.atoms)
             self.results = _energies(self.mf)
+            self._write_density()
         for name in set(properties) - self.results.keys():
             try:
                 self.results[name] = getattr(self, f"_{name}")()
@@ -272,13 +278,25 @@ class TauFree(Calculator):
     def _write(self) -> None:
         if not self.prefix:
             return
-        state = {"atoms": self.atoms, "parameters": self.todict(), "results": self.results}
+        parameters, model = self.todict(), self.parameters["model"]
+        if not isinstance(model, Functional) and str(model) not in bundled_models():
+            parameters["model"] = str(Path(model).absolute())
+        state = {
+            "atoms": self.atoms,
+            "parameters": parameters,
+            "weights": fingerprint(self.functional),
+            "results": self.results,
+        }
         write_atomic(Path(f"{self.label}.json"), jsonio.encode(state).encode())
-        if self._density is not None:
-            np.savez(f"{self.label}.npz", density=self._density)
+
+    def _write_density(self) -> None:
+        if self.prefix and self._density is not None:
+            content = io.BytesIO()
+            np.savez(content, density=self._density)
+            write_atomic(Path(f"{self.label}.npz"), content.getvalue())
 
     def read(self, label: str) -> None:
-        """Take up what a calculator with this label wrote."""
+        """Take up what a calculator with this label and the same weights wrote."""
         super().read(label)
         path = Path(f"{self.label}.json")
         try:
@@ -286,10 +304,24 @@ class TauFree(Calculator):
             self.parameters = self.get_default_parameters()
             self.parameters.update(state["parameters"])
             self.atoms, self.results = state["atoms"], state["results"]
-            with np.load(f"{self.label}.npz") as file:
-                self._density = file["density"]
-        except (OSError, ValueError, KeyError) as error:
+            weights = state["weights"]
+            content = io.BytesIO(Path(f"{self.label}.npz").read_bytes())
+            self._density = np.load(content)["density"]
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             raise ReadError(f"{path} is no complete result of TauFree: {error}") from error
+        if self._given is not None:
+            self.parameters["model"] = self._given
+        self._functional = None
+        try:
+            same = fingerprint(self.functional) == weights
+        except WeightsError as error:
+            raise ReadError(f"{path} needs its model, give it with model=: {error}") from error
+        if not same:
+            raise ReadError(
+                f"{path} was calculated with other weights than those of "
+                f"{self.functional.name!r}: give the model it was calculated with by model=, or "
+                "leave out restart."
+            )
 
 
 def _density_shape(mf: Any) -> tuple[int, ...]:
