@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
+import operator
+import warnings
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -23,17 +25,25 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from ase.units import Bohr, Hartree
 from pyscf import scf
 from pyscf.pbc import scf as pbc_scf
+from pyscf.pbc.df.fft import FFTDF
 
 import taufree
 from taufree.errors import UnsupportedError, UserError, WeightsError
 from taufree.files import write_atomic
 from taufree.functional import Functional
+from taufree.hosts.exchange_correlation import same_xc
 from taufree.hosts.rescue import converge
 from taufree.hosts.single_point import Settings, mean_field
 from taufree.hosts.stress import rotations_of, strained_stress
 from taufree.model.storage import bundled_models, fingerprint
 
 logger = logging.getLogger("taufree.ase")
+
+NET_FORCE = 5e-3
+"""eV/Å, from which on a net force is warned of: half of what geometries are relaxed to by default.
+"""
+WHOLE = 1e-3
+"""What sums of initial charges and moments may miss a whole number by: digits of a file."""
 
 
 class NotConvergedError(SCFError, UserError):
@@ -60,7 +70,8 @@ class TauFree(Calculator):
     spin : int, optional
         2S = N↑ − N↓, of one cell if there is one. Default: the sum of the initial magnetic moments.
     kpts : (int, int, int), optional
-        Mesh of k-points, through Γ; crystals need one.
+        Mesh of k-points, through Γ, or ASE's ``{"size": (4, 4, 4), "gamma": True}``; crystals need
+        one.
     smearing : float
         Width (eV) of the Fermi function that fills the bands of a crystal.
     grid_level : int
@@ -74,6 +85,8 @@ class TauFree(Calculator):
         Of the energy, hartree.
     max_memory : int, optional
         MB.
+    xc : str, optional
+        The parent's name, as other calculators have it; nothing else is taken.
     restart, label, directory, atoms
         As in ASE. With a ``label``, every result is written to ``label.json`` with the density in
         ``label.npz``, and what the SCF did to ``label.log``; ``restart=label`` takes them up again,
@@ -122,24 +135,36 @@ class TauFree(Calculator):
 
     def set(self, **options: Any) -> dict[str, Any]:
         """Change parameters; results that they would change are forgotten."""
+        xc = options.pop("xc", None)
         unknown = options.keys() - self.default_parameters.keys()
         if unknown:
             raise InputError(
                 f"TauFree has no parameter {', '.join(sorted(unknown))}; it has "
                 f"{', '.join(self.default_parameters)}."
             )
+        if options.get("kpts") is not None:
+            options["kpts"] = _mesh(options["kpts"])
         changed: dict[str, Any] = super().set(**options)
         if changed:
             self.reset()
             self._density = None
         if "model" in changed:
             self._functional = None
+        if xc is not None and not same_xc(str(xc), self.functional.parent.xc):
+            raise InputError(
+                f"xc={xc!r} is not available: the functional is that of the model, which stands "
+                f"for {self.functional.parent.xc}; pass model= for another."
+            )
         return changed
 
     def reset(self) -> None:
         """Forget the last results; the density stays, to start from."""
         super().reset()
         self.mf = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but PySCF's object, which cannot be pickled once it has run; results stay."""
+        return {**self.__dict__, "mf": None}
 
     def todict(self, skip_default: bool = True) -> dict[str, Any]:
         """Parameters, a loaded functional by its name."""
@@ -164,6 +189,12 @@ class TauFree(Calculator):
         system_changes: Any = all_changes,
     ) -> None:
         """Converge the SCF if anything changed, and what is asked for beyond the energy."""
+        unknown = set(properties) - set(self.implemented_properties)
+        if unknown:
+            raise NoPropertyError(
+                f"TauFree has no {', '.join(sorted(unknown))}; it has "
+                f"{', '.join(self.implemented_properties)}."
+            )
         super().calculate(atoms, properties, system_changes)
         if system_changes or self.mf is None:
             self.results, self.mf = {}, None  # whose orbital values take much memory
@@ -177,25 +208,30 @@ class TauFree(Calculator):
                 raise NoPropertyError(f"{name}: {error}") from error
         self._write()
 
+    def charge_and_spin(self, atoms: Atoms) -> tuple[int, int]:
+        """Total charge and 2S of these atoms: the parameters or, without, sums over the atoms."""
+        charge, spin = self.parameters["charge"], self.parameters["spin"]
+        if charge is None:
+            charge = atoms.get_initial_charges().sum()
+        if spin is None:
+            moments = atoms.get_initial_magnetic_moments()
+            if moments.max(initial=0) >= 0.5 and moments.min(initial=0) <= -0.5:
+                raise UnsupportedError(
+                    "initial magnetic moments of both signs are not available: remove them (or "
+                    "give spin=), or converge a broken-symmetry UKS in PySCF."
+                )
+            spin = abs(moments.sum())
+        return _whole(charge, "total charge", "charge"), _whole(spin, "total moment", "spin")
+
     def mean_field(self, atoms: Atoms) -> Any:
         """PySCF's object for these atoms and parameters, not yet run."""
         p = self.parameters
-        spin, charge = p["spin"], p["charge"]
-        if spin is None:
-            moments = atoms.get_initial_magnetic_moments()
-            spin = round(abs(moments.sum()))
-            if spin == 0 and np.abs(moments).max(initial=0) >= 0.5:
-                raise UnsupportedError(
-                    "initial magnetic moments that cancel are not available: remove them (or give "
-                    "spin=0) for closed shells, or converge a broken-symmetry UKS in PySCF."
-                )
-        if charge is None:
-            charge = round(atoms.get_initial_charges().sum())
+        charge, spin = self.charge_and_spin(atoms)
         settings = Settings(
             basis=p["basis"],
             charge=charge,
             spin=spin,
-            kpts=None if p["kpts"] is None else tuple(p["kpts"]),
+            kpts=p["kpts"],
             smearing_ev=p["smearing"],
             grid_level=p["grid_level"],
             density_fit=p["density_fit"],
@@ -239,7 +275,18 @@ class TauFree(Calculator):
                 "PySCF has none for crystals with a meta-GGA such as the parent; its surrogate has."
             )
         forces: np.ndarray = -self._gradients().kernel() * (Hartree / Bohr)
-        return forces - forces.mean(0) if self.atoms.pbc.any() else forces
+        if not self.atoms.pbc.any():
+            return forces
+        net = float(np.linalg.norm(forces.sum(0)))
+        if net > NET_FORCE:
+            self._tell(f"net force {net:.4f} eV/Å, taken out")
+            warnings.warn(
+                f"the crystal has a net force of more than {NET_FORCE} eV/Å, an error of the "
+                "Fourier grid, which is taken out: forces are no more accurate than that (its size "
+                "is in scf_log).",
+                stacklevel=2,
+            )
+        return forces - forces.mean(0)
 
     def _gradients(self) -> Any:
         return self.mf.Gradients().set(grid_response=self.parameters["grid_response"])
@@ -255,7 +302,10 @@ class TauFree(Calculator):
         return found
 
     def _free_energy_of(self, atoms: Atoms) -> float:
-        mf = converge(self.mean_field(atoms), self._density, self._tell)
+        mf = self.mean_field(atoms)
+        if type(mf.with_df) is FFTDF:  # its mesh, in fractions of the cell, stays: no step in E
+            mf.cell.mesh = mf.with_df.mesh = self.mf.with_df.mesh
+        converge(mf, self._density, self._tell)
         if not mf.converged:
             raise NotConvergedError(f"the SCF of a strained {atoms.symbols} did not converge.")
         return _energies(mf)["free_energy"]
@@ -303,6 +353,8 @@ class TauFree(Calculator):
             state = jsonio.decode(path.read_text("utf-8"))
             self.parameters = self.get_default_parameters()
             self.parameters.update(state["parameters"])
+            if self.parameters["kpts"] is not None:  # a list in JSON
+                self.parameters["kpts"] = _mesh(self.parameters["kpts"])
             self.atoms, self.results = state["atoms"], state["results"]
             weights = state["weights"]
             content = io.BytesIO(Path(f"{self.label}.npz").read_bytes())
@@ -322,6 +374,28 @@ class TauFree(Calculator):
                 f"{self.functional.name!r}: give the model it was calculated with by model=, or "
                 "leave out restart."
             )
+
+
+def _whole(value: float, what: str, option: str) -> int:
+    if abs(value - round(value)) > WHOLE:
+        raise UnsupportedError(
+            f"a {what} of {value:g} is not available: give a whole number by {option}=."
+        )
+    return round(value)
+
+
+def _mesh(kpts: Any) -> tuple[int, int, int]:
+    """Three whole numbers, or ASE's dictionary of a mesh through Γ."""
+    if isinstance(kpts, dict) and kpts.keys() == {"size", "gamma"} and kpts["gamma"]:
+        kpts = kpts["size"]
+    try:
+        a, b, c = map(operator.index, kpts)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"kpts={kpts!r} is not available: give a mesh through Γ, kpts=(4, 4, 4) or "
+            "kpts={'size': (4, 4, 4), 'gamma': True}."
+        ) from error
+    return a, b, c
 
 
 def _density_shape(mf: Any) -> tuple[int, ...]:

@@ -171,7 +171,7 @@ def molecular_dynamics(
             step = max(done - 1, 0) + dynamics.nsteps
             if step < len(energies):
                 return  # the step that is taken up again
-            energies.append(atoms.get_potential_energy() + atoms.get_kinetic_energy())
+            energies.append(_conserved(atoms))
             atoms.info["timestep_fs"] = timestep_fs
             trajectory.write()
             progress(step, f"{energies[-1]:16.6f} eV  {atoms.get_temperature():7.1f} K")
@@ -218,7 +218,12 @@ def _take_up(atoms: Atoms, out: Path, timestep_fs: float) -> tuple[int, list[flo
             "remove it, or choose another file for the trajectory."
         )
     atoms.set_momenta(last.get_momenta())
-    return len(frames), [f.get_potential_energy() + f.get_kinetic_energy() for f in frames]
+    return len(frames), [_conserved(frame) for frame in frames]
+
+
+def _conserved(atoms: Atoms) -> float:
+    """Kinetic energy and the potential one that forces derive from, of smeared occupations too."""
+    return atoms.get_potential_energy(force_consistent=True) + atoms.get_kinetic_energy()
 
 
 def _largest(vectors: np.ndarray) -> float:
