@@ -18,7 +18,7 @@ from pyscf.pbc.dft import numint
 
 import taufree
 from networks import random_functional
-from taufree.errors import DomainWarning, UnsupportedError, UserError
+from taufree.errors import DomainWarning, UnsupportedError
 from taufree.functional import Functional
 from taufree.hosts.exchange_correlation import ExchangeCorrelation, libxc_eff
 from tolerances import (
@@ -442,13 +442,17 @@ def test_density_fitting_of_all_electrons(smooth: Functional) -> None:
 @pytest.mark.parametrize("xc", ["PBE", "SCAN", "HSE06", "MS2,"])
 def test_other_functionals_are_refused(smooth: Functional, xc: str) -> None:
     cell = hydrogen()
-    with pytest.raises(UserError, match=r"stands for MS2.* set mf.xc = 'MS2'"):
+    with pytest.raises(UnsupportedError, match=r"stands for MS2.* set mf.xc = 'MS2'"):
         taufree.deorbitalize(dft.KRKS(cell, kpoints(cell), xc=xc), smooth)
 
 
-@pytest.mark.parametrize(
-    "kind", [dft.KGKS, dft.GKS, lambda cell: dft.KRKSpU(cell, U_idx=["0 H 1s"], U_val=[1.0])]
-)
+@pytest.mark.parametrize("kind", [dft.KGKS, dft.GKS])
 def test_objects_of_another_kind_are_refused(smooth: Functional, kind: Any) -> None:
     with pytest.raises(UnsupportedError, match=r"KRKS\(cell, kpts\)"):
         taufree.deorbitalize(kind(hydrogen()), smooth)
+
+
+def test_hubbard_u_is_refused(smooth: Functional) -> None:
+    mf = dft.KRKSpU(hydrogen(), U_idx=["0 H 1s"], U_val=[1.0])
+    with pytest.raises(UnsupportedError, match=r"Hubbard U .* leave it out, or run the parent"):
+        taufree.deorbitalize(mf, smooth)

@@ -14,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from pyscf import dft, gto, lib, scf
 from pyscf.dft import numint
+from pyscf.dft.rkspu import RKSpU
+from pyscf.dft.ukspu import UKSpU
 
 import taufree
 from networks import random_functional
@@ -585,9 +587,16 @@ def test_a_new_grid_is_noticed(smooth: Functional, converged: Any) -> None:
     ],
 )
 def test_other_functionals_are_refused(smooth: Functional, kind: str, xc: str) -> None:
-    with pytest.raises(UserError, match=r"stands for MS2.* set mf.xc = 'MS2'") as caught:
+    with pytest.raises(NotImplementedError, match=r"stands for MS2.* set mf.xc = 'MS2'") as caught:
         taufree.deorbitalize(KOHN_SHAM[kind](water_molecule("sto-3g"), xc=xc), smooth)
-    assert "\n" not in str(caught.value)
+    assert isinstance(caught.value, UserError) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [RKSpU, UKSpU])
+def test_hubbard_u_is_refused(smooth: Functional, kind: Any) -> None:
+    mf = kind(water_molecule("sto-3g"), U_idx=["0 O 2p"], U_val=[1.0])
+    with pytest.raises(NotImplementedError, match=r"Hubbard U .* leave it out, or run the parent"):
+        taufree.deorbitalize(mf, smooth)
 
 
 def test_elements_beyond_training_get_a_warning() -> None:
@@ -605,7 +614,7 @@ def test_elements_beyond_training_get_a_warning() -> None:
 def test_nonlocal_correlation_is_refused(smooth: Functional) -> None:
     mf = dft.RKS(water_molecule("sto-3g"), xc="MS2")
     mf.nlc = "VV10"
-    with pytest.raises(UserError, match="VV10"):
+    with pytest.raises(NotImplementedError, match=r"VV10.* leave xc unset"):
         taufree.deorbitalize(mf, smooth)
 
 

@@ -46,9 +46,9 @@ BLOCK_MB = 32
 
 
 def is_supported(mf: Any) -> bool:
-    """Restricted and unrestricted Kohn-Sham objects, at one k-point or many; no Hubbard U."""
+    """Restricted and unrestricted Kohn-Sham objects, at one k-point or many."""
     kinds = dft.rks.RKS, dft.uks.UKS, dft.roks.ROKS, dft.krks.KRKS, dft.kuks.KUKS, dft.kroks.KROKS
-    return isinstance(mf, kinds) and not hasattr(mf, "U_val")
+    return isinstance(mf, kinds)
 
 
 def integrator(mf: Any, functional: Functional) -> Any:

@@ -10,7 +10,7 @@ from pyscf.df.addons import predefined_auxbasis
 from pyscf.dft import numint
 from pyscf.pbc.gto import Cell
 
-from taufree.errors import UnsupportedError, UserError
+from taufree.errors import UnsupportedError
 from taufree.functional import Functional
 from taufree.hosts import pbc
 from taufree.hosts.atomic_orbitals import AtomicOrbitals, DensityMatrix
@@ -40,10 +40,9 @@ def deorbitalize(mf: KS, model: str | Functional = "ms2", potential: str = "ks")
 
     Raises
     ------
-    UserError
-        The object's functional is not the model's parent.
     UnsupportedError
-        No Kohn-Sham object, or one of a kind that cannot be served.
+        No Kohn-Sham object, or one of a kind that cannot be served, or its functional is not the
+        model's parent.
     WeightsError
         The model is missing or damaged.
     """
@@ -54,6 +53,11 @@ def deorbitalize(mf: KS, model: str | Functional = "ms2", potential: str = "ks")
     if not isinstance(mf, dft.rks.KohnShamDFT):
         raise UnsupportedError(
             f"deorbitalize() takes a Kohn-Sham object such as dft.RKS(mol), not {type(mf)}."
+        )
+    if hasattr(mf, "U_val"):
+        raise UnsupportedError(
+            f"{type(mf).__name__}: a Hubbard U is not available for a deorbitalized functional; "
+            f"leave it out, or run the parent with it, xc={functional.parent.xc!r}."
         )
     periodic = isinstance(mf.mol, Cell)
     if not (pbc.is_supported(mf) if periodic else isinstance(mf, scf.hf.RHF | scf.uhf.UHF)):
@@ -98,7 +102,7 @@ def _check_functional(mf: Any, functional: Functional) -> None:
     default = dft.RKS(mf.mol).xc
     named = "".join(mf.xc.upper().split())
     if mf.nlc or (named != default.replace(" ", "") and not same_xc(named, parent.xc)):
-        raise UserError(
+        raise UnsupportedError(
             f"This object asks for xc={mf.xc!r} nlc={mf.nlc!r}, but the model stands for "
             f"{parent.xc}: leave xc unset or set mf.xc = {parent.xc!r}."
         )
