@@ -18,8 +18,10 @@ from ase.calculators.calculator import (
     ReadError,
     SCFError,
 )
+from ase.constraints import FixAtoms
 from ase.units import Bohr, Debye, Hartree
 from pyscf.scf import hf
+from scipy.linalg import null_space
 
 from networks import random_functional, random_network
 from taufree.ase import TauFree
@@ -431,9 +433,78 @@ def test_relax(springs: Atoms, tmp_path: Path) -> None:
 def test_vibrations(springs: Atoms, tmp_path: Path) -> None:
     springs.positions[1, 2] = 0.8
     result = dynamics.vibrations(springs, tmp_path / "vib")
-    expected = np.sqrt(30 / (springs.get_masses()[0] / 2)) * 521.4709  # √(eV/Å²/u) in cm⁻¹
+    expected = np.sqrt(30 / (springs.get_masses()[0] / 2)) * IN_CM
     assert result["frequencies_cm"] == pytest.approx([expected], rel=1e-3)
     assert len(result["rigid_cm"]) == 5 and result["imaginary"] == 0
+
+
+class Harmonic(TauFree):
+    """Forces of a Hessian (3n, 3n), eV/Å², about the positions at rest."""
+
+    def calculate(self, atoms: Any = None, properties: Any = (), system_changes: Any = ()) -> None:
+        self.atoms = atoms.copy()
+        x = (atoms.positions - self.rest).ravel()
+        self.results = {"energy": x @ self.hessian @ x / 2, "free_energy": x @ self.hessian @ x / 2}
+        self.results["forces"] = -(self.hessian @ x).reshape(-1, 3)
+
+
+def harmonic(atoms: Atoms, internal: list[float], noise: list[float]) -> Atoms:
+    """With these squared frequencies (eV/Å²/u) of vibrations and, by noise, of the whole."""
+    rigid = dynamics.rigid_motion(atoms)
+    modes = np.vstack([null_space(rigid).T, rigid])
+    mass = np.repeat(atoms.get_masses(), 3) ** 0.5
+    hessian = modes.T @ np.diag(internal + noise) @ modes
+    atoms.calc = Harmonic()
+    atoms.calc.rest, atoms.calc.hessian = atoms.positions.copy(), hessian * np.outer(mass, mass)
+    return atoms
+
+
+IN_CM = 521.4709
+"""√(eV/Å²/u)"""
+
+
+def test_a_soft_mode_is_kept(tmp_path: Path) -> None:
+    """Of 5 cm⁻¹, below the noise of rotations, 50 cm⁻¹, which the smallest frequencies are not."""
+    squares = [(cm / IN_CM) ** 2 for cm in (5, 1600, 3700)]
+    noise = [0.0] * 3 + [(50 / IN_CM) ** 2] * 3
+    atoms = harmonic(molecule("H2O"), squares, noise)
+    found = dynamics.vibrations(atoms, tmp_path / "water")
+    assert found["frequencies_cm"] == pytest.approx([5, 1600, 3700], abs=1e-2)
+    assert found["rigid_cm"] == pytest.approx([0] * 3 + [50] * 3, abs=1e-2)
+
+
+def test_a_soft_imaginary_mode_is_kept(tmp_path: Path) -> None:
+    atoms = harmonic(molecule("H2O"), [-((5 / IN_CM) ** 2), 9.0, 50.0], [0.0] * 6)
+    found = dynamics.vibrations(atoms, tmp_path / "water")
+    assert found["imaginary"] == 1
+    assert found["frequencies_cm"][0] == pytest.approx(-5, abs=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("bend", "rigid"), [(0, 5), (1, 5), (10, 6)], ids=["linear", "almost", "bent"]
+)
+def test_molecules_that_are_almost_linear(bend: float, rigid: int) -> None:
+    """CO2, bent by some degrees."""
+    half = np.radians(bend) / 2
+    out, up = 1.16 * np.cos(half), 1.16 * np.sin(half)
+    co2 = Atoms("OCO", [[-out, up, 0], [0, 0, 0], [out, up, 0]])
+    co2.rotate(50, (1, 2, 3))
+    motion = dynamics.rigid_motion(co2)
+    assert len(motion) == rigid
+    np.testing.assert_allclose(motion @ motion.T, np.eye(rigid), atol=1e-12)
+    assert len(dynamics.rigid_motion(Atoms("H"))) == 3
+
+
+def test_held_atoms_hold_the_others(springs: Atoms, tmp_path: Path) -> None:
+    """One atom of two: a spring and the mass of one, and two modes across that cost nothing."""
+    springs.positions[1, 2] = 0.8
+    springs.set_constraint(FixAtoms([0]))
+    found = dynamics.vibrations(springs, tmp_path / "held")
+    expected = IN_CM * np.sqrt(30 / springs.get_masses()[0])
+    assert found["frequencies_cm"][2] == pytest.approx(expected, rel=1e-3)
+    assert len(found["frequencies_cm"]) == 3 and found["rigid_cm"] == []
+    dynamics.molecular_dynamics(springs, tmp_path / "held.traj", steps=5, timestep_fs=0.1)
+    np.testing.assert_array_equal(springs.positions[0], 0)
 
 
 def test_dynamics_conserves_energy_and_goes_on(springs: Atoms, tmp_path: Path) -> None:

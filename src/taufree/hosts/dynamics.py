@@ -14,6 +14,7 @@ from ase.md.velocitydistribution import Stationary, ZeroRotation
 from ase.md.verlet import VelocityVerlet
 from ase.optimize import BFGS
 from ase.vibrations import Vibrations
+from scipy.linalg import null_space
 
 from taufree.errors import UserError
 
@@ -23,6 +24,10 @@ Progress = Callable[[int, str], None]
 
 SAME_ENERGY = 1e-4
 """eV: far more than an SCF leaves open, far less than other settings change."""
+
+
+ON_A_LINE = 0.02
+"""Å: molecules whose atoms are closer to an axis are linear, but for what a relaxation left."""
 
 
 def silent(step: int, line: str) -> None:
@@ -85,23 +90,25 @@ def vibrations(
 ) -> dict[str, Any]:
     """Harmonic frequencies by central differences of forces at displacements ``delta`` (Å).
 
-    ``folder`` keeps every displacement: an interrupted calculation goes on there. The six modes of
-    smallest frequency, five of a linear molecule, three of a crystal, are motion as a whole and are
-    left out of the zero-point energy. Imaginary frequencies are given as negative numbers.
+    ``folder`` keeps every displacement: an interrupted calculation goes on there. Motion as a whole
+    (see `rigid_motion`) is projected out of the Hessian, so that a soft mode is found among the
+    others however much noise is in that of rotations. Imaginary frequencies are given as negative
+    numbers.
     """
     work = _Counted(atoms, name=str(folder), delta=delta)
     work.progress = progress
     work.clean(empty_files=True)  # what an interruption left
     work.run()
-    modes = work.get_frequencies()  # cm⁻¹; imaginary ones are imaginary numbers
-    frequencies = np.sort(modes.real - modes.imag)
-    rigid = _rigid_modes(atoms)
-    order = np.argsort(np.abs(frequencies))
-    internal = np.sort(frequencies[order[rigid:]])
+    mass = np.repeat(atoms.get_masses()[work.indices], 3) ** 0.5
+    hessian = work.get_vibrations().get_hessian_2d() / np.outer(mass, mass)
+    rigid = rigid_motion(atoms)[:, (3 * work.indices[:, None] + np.arange(3)).ravel()]
+    internal, whole = (
+        _frequencies(basis @ hessian @ basis.T) for basis in (null_space(rigid).T, rigid)
+    )
     positive = internal[internal > 0]
     return {
         "frequencies_cm": internal.tolist(),
-        "rigid_cm": np.sort(frequencies[order[:rigid]]).tolist(),
+        "rigid_cm": whole.tolist(),
         "imaginary": int((internal < 0).sum()),
         "zero_point_energy_ev": float(positive.sum() / 2 * units.invcm),
         "largest_force_ev_per_angstrom": _largest(atoms.get_forces()),
@@ -120,11 +127,32 @@ class _Counted(Vibrations):
         return result
 
 
-def _rigid_modes(atoms: Atoms) -> int:
+def rigid_motion(atoms: Atoms) -> np.ndarray:
+    """Orthonormal mass-weighted displacements (n_rigid, 3 n_atoms) that move all atoms as one.
+
+    Three translations and, of a molecule, as many rotations about its principal axes: two if its
+    atoms are on average less than `ON_A_LINE` away from one. Atoms in constraints hold the others:
+    there are none then.
+    """
+    mass = atoms.get_masses()
+    if atoms.constraints:
+        return np.zeros((0, 3 * len(atoms)))
+    translations = [np.outer(mass**0.5, axis) for axis in np.eye(3)]
     if atoms.pbc.any():
-        return 3
-    moments = np.linalg.eigvalsh(np.cov(atoms.positions.T)) if len(atoms) > 1 else np.zeros(3)
-    return 3 if len(atoms) == 1 else 5 if moments[1] < 1e-6 else 6  # Å²: on a line
+        return np.reshape(translations, (3, -1)) / mass.sum() ** 0.5
+    r = atoms.positions - atoms.get_center_of_mass()
+    moments, axes = atoms.get_moments_of_inertia(vectors=True)
+    turning = axes[moments > ON_A_LINE**2 * mass.sum()]
+    rotations = [mass[:, None] ** 0.5 * np.cross(axis, r) for axis in turning]
+    motion = np.reshape([*translations, *rotations], (-1, r.size))
+    return motion / np.linalg.norm(motion, axis=1, keepdims=True)
+
+
+def _frequencies(hessian: np.ndarray) -> np.ndarray:
+    """Ascending, cm⁻¹, imaginary ones negative; from a mass-weighted Hessian in eV/(Å² u)."""
+    squares = np.linalg.eigvalsh(hessian)
+    atomic = units._hbar * units.m / (units._e * units._amu) ** 0.5 / units.invcm
+    return np.sign(squares) * np.sqrt(abs(squares)) * atomic
 
 
 def molecular_dynamics(
@@ -139,9 +167,10 @@ def molecular_dynamics(
 ) -> dict[str, Any]:
     """NVE dynamics by velocity Verlet; every step goes to ``out`` (ASE's .traj).
 
-    Velocities are drawn once for ``temperature`` (K) unless ``atoms`` has some; the whole does not
-    move nor, if it is neither linear nor periodic, turn. If ``out`` is there, begun from the same
-    atoms, dynamics goes on from its last step until there are ``steps`` of them.
+    Velocities are drawn once for ``temperature`` (K) unless ``atoms`` has some; the whole, if no
+    atom is held, does not move nor, if it is neither linear nor periodic, turn. If ``out`` is
+    there, begun from the same atoms, dynamics goes on from its last step until there are ``steps``
+    of them.
 
     Returns
     -------
@@ -161,8 +190,9 @@ def molecular_dynamics(
         rng = np.random.default_rng(seed)
         spread = np.sqrt(units.kB * temperature * atoms.get_masses())
         atoms.set_momenta(spread[:, None] * rng.standard_normal((len(atoms), 3)))
-        Stationary(atoms)
-        if _rigid_modes(atoms) == 6:
+        if len(rigid := rigid_motion(atoms)):
+            Stationary(atoms)
+        if len(rigid) == 6:
             ZeroRotation(atoms)
     with Trajectory(str(out), "a" if done else "w", atoms) as trajectory:
         dynamics = VelocityVerlet(atoms, timestep=timestep_fs * units.fs)
