@@ -74,6 +74,32 @@ def test_md_goes_on() -> None:
     assert done.exit_code == 1 and "another time step" in done.stderr
 
 
+@pytest.mark.parametrize("ending", ["extxyz", "traj"])
+def test_charge_and_moments_of_the_file_are_taken(
+    ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And options come first; displacements of one state are not those of another."""
+    asked: list[tuple[int, int]] = []
+    mean_field = TauFree.mean_field
+
+    def noted(self: TauFree, atoms: Atoms) -> Any:
+        mf = mean_field(self, atoms)
+        asked.append((mf.mol.charge, mf.mol.spin))
+        return mf
+
+    monkeypatch.setattr(TauFree, "mean_field", noted)
+    atoms = Atoms("H2", [[0, 0, 0], [0, 0, 0.8]], magmoms=[1, 0], charges=[0.5, 0.5])
+    write(f"cation.{ending}", atoms)
+    for options in ([], ["--charge", 0, "--spin", 2], ["--charge", 0, "--spin", 0]):
+        done = taufree("vibrations", f"cation.{ending}", "--basis", "sto-3g", *options)
+        assert done.exit_code == 0, done.stderr
+    assert asked == [(1, 1), (0, 2), (0, 0)]
+    assert len(list(Path().glob("cation-vibrations-*"))) == 3
+    write(f"cation.{ending}", Atoms("H2", atoms.positions, magmoms=[1, -1]))
+    done = taufree("vibrations", f"cation.{ending}", "--basis", "sto-3g")
+    assert done.exit_code == 1 and "moments of both signs" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -379,7 +379,7 @@ class TauFree(Calculator):
 def _whole(value: float, what: str, option: str) -> int:
     if abs(value - round(value)) > WHOLE:
         raise UnsupportedError(
-            f"a {what} of {value:g} is not available: give a whole number by {option}=."
+            f"a {what} of {value:g} is not available: give a whole number, {option}= or --{option}."
         )
     return round(value)
 

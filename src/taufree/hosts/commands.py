@@ -14,14 +14,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from taufree.console import Report, facts, refuse_unwritable, reported, stderr
 from taufree.options import (
     Basis,
-    Charge,
     GridLevel,
     Json,
     Kpts,
     MaxMemory,
     Model,
     Smearing,
-    Spin,
 )
 
 if TYPE_CHECKING:
@@ -34,6 +32,16 @@ File = Annotated[
 ]
 Parent = Annotated[
     bool, typer.Option("--parent", help="Calculate with the orbital-dependent parent instead.")
+]
+Charge = Annotated[
+    int | None, typer.Option(help="Total charge.", show_default="initial charges in FILE, else 0")
+]
+Spin = Annotated[
+    int | None,
+    typer.Option(
+        help="2S: the number of unpaired electrons.",
+        show_default="initial magnetic moments in FILE, else 0",
+    ),
 ]
 Out = Annotated[Path | None, typer.Option(metavar="FILE", help="Trajectory (ASE's .traj).")]
 KEPT = "The trajectory is kept: the same command with it as FILE goes on from its last step."
@@ -56,8 +64,8 @@ def relax(
     steps: Annotated[int, typer.Option(min=1, help="At most so many.")] = 200,
     out: Out = None,
     basis: Basis = None,
-    charge: Charge = 0,
-    spin: Spin = 0,
+    charge: Charge = None,
+    spin: Spin = None,
     kpts: Kpts = None,
     smearing: Smearing = 0.0,
     model: Model = "ms2",
@@ -94,8 +102,8 @@ def vibrations(
         Path | None, typer.Option(metavar="FOLDER", help="Keeps finished displacements.")
     ] = None,
     basis: Basis = None,
-    charge: Charge = 0,
-    spin: Spin = 0,
+    charge: Charge = None,
+    spin: Spin = None,
     kpts: Kpts = None,
     smearing: Smearing = 0.0,
     model: Model = "ms2",
@@ -127,8 +135,8 @@ def md(
     seed: Annotated[int, typer.Option(min=0, help="Of the first velocities.")] = 0,
     out: Out = None,
     basis: Basis = None,
-    charge: Charge = 0,
-    spin: Spin = 0,
+    charge: Charge = None,
+    spin: Spin = None,
     kpts: Kpts = None,
     smearing: Smearing = 0.0,
     model: Model = "ms2",
@@ -162,8 +170,8 @@ def _calculated(
     model: str,
     parent: bool,
     basis: str | None,
-    charge: int,
-    spin: int,
+    charge: int | None,
+    spin: int | None,
     kpts: tuple[int, int, int] | None,
     smearing: float,
     grid_level: int,
@@ -179,6 +187,8 @@ def _calculated(
         "model": model, "parent": parent, "basis": basis, "charge": charge, "spin": spin,
         "kpts": kpts, "smearing": smearing, "grid_level": grid_level, "max_memory": max_memory,
     }  # fmt: skip
+    # the file may have a charge and a moment, of which resumed work must know too
+    settings["charge"], settings["spin"] = TauFree(**settings).charge_and_spin(atoms)
     atoms.calc = TauFree(**settings)
     atoms.calc.mean_field(atoms)  # bad settings are refused before the first step
     # a model may be replaced by another of the same name
