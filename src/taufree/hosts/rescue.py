@@ -80,7 +80,13 @@ def _smeared(mf: Any) -> None:
 
 def _newton(mf: Any) -> None:
     second = mf.newton()
-    second.callback = lambda scf: setattr(mf, "cycles", scf["imacro"] + 1)
+
+    def count(scf: dict[str, Any]) -> None:  # which PySCF does not
+        mf.cycles = scf["imacro"] + 1
+        if mf.callback:
+            mf.callback(scf)
+
+    second.callback = count
     second.kernel(mf.mo_coeff, mf.mo_occ)
     # its orbitals are canonical; DIIS from here might leave what it could not find
     for name in ("mo_coeff", "mo_occ", "mo_energy", "e_tot", "converged"):
