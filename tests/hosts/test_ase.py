@@ -216,6 +216,47 @@ def test_crystal(functional: Functional, monkeypatch: pytest.MonkeyPatch) -> Non
         atoms.get_forces()
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:the crystal has a net force")  # of a coarse Fourier grid
+def test_crystal_forces_and_stress_are_those_of_its_free_energy(
+    functional: Functional, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LiF with an atom out of place, so hot that its occupations count; grids as coarse as can be.
+
+    The energy has steps, up to 5e-5 hartree on this grid, where an image of an atom comes to share
+    the cell or no longer does: the geometry is one without such a step close by.
+    """
+    monkeypatch.setattr("taufree.hosts.structures.CUTOFF_OF_EXPONENT", 4.0)
+    settings = {"basis": "gth-szv", "kpts": (2, 2, 2), "grid_level": 0, "smearing": 2.0}
+    atoms = bulk("LiF", "rocksalt", a=4.03)
+    atoms.positions += [[0.3094, 0.22, 0.1308], [0.3606, 0.24, 0.0992]]
+    atoms.calc = TauFree(model=functional, **settings)
+    forces, stress = atoms.get_forces(), atoms.get_stress(voigt=False)
+    found = atoms.calc.results
+    assert found["energy"] - found["free_energy"] > 0.01
+    cell, positions = atoms.cell.array.copy(), atoms.positions.copy()
+    mesh = atoms.calc.mf.cell.mesh
+
+    def slope(step: float, moved: Callable[[float], None]) -> float:
+        energies = []
+        for t in (step, -step):
+            moved(t)
+            energies.append(atoms.get_potential_energy(force_consistent=True))
+            assert (atoms.calc.mf.cell.mesh == mesh).all()
+        return float(energies[0] - energies[1]) / (2 * step)
+
+    way = np.array([[-0.6, 0, 0.8], [0.6, 0, -0.8]])
+    apart = slope(0.001, lambda t: atoms.set_positions(positions + t * way))
+    assert np.vdot(forces, way) == pytest.approx(-apart, rel=1e-3)
+    atoms.positions = positions
+    strain = np.array([[0.6, 0.2, 0], [0.2, 0, 0], [0, 0, 0.8]])
+    stretched = slope(
+        1e-3, lambda t: atoms.set_cell(cell @ (np.eye(3) + t * strain), scale_atoms=True)
+    )
+    volume = abs(np.linalg.det(cell))
+    assert np.vdot(stress, strain) * volume == pytest.approx(stretched, rel=1e-3)
+
+
 # --- files
 
 
