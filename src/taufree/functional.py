@@ -222,7 +222,7 @@ class Functional:
         z, y, q = (x.detach() for x in answers)
         d_z, d_y, d_q = (torch.zeros_like(x, dtype=torch.float64) for x in answers)
 
-        exc, alpha, vrho, vweight = (torch.empty_like(rho) for _ in range(4))
+        exc, alpha, vrho = (torch.empty_like(rho) for _ in range(3))
         vgrad = torch.empty_like(grad_rho)
         vread = z.new_empty(len(rho), z.shape[2] + 8 * y.shape[2])
         b = widths(rho, s)
@@ -253,22 +253,35 @@ class Functional:
 
         d_answers = d_z.to(self.dtype), d_y.to(self.dtype), d_q
         d_seen, d_square = torch.autograd.grad(answers, (seen, square), d_answers)
-        no_tensors = token_map.no_tensors(d_seen)
-        vnormalizer = torch.empty_like(rho)
-        for points, tiles in token_map.blocks():
-            with torch.enable_grad():
-                n, g, w = leaf(rho[points]), leaf(grad_rho[points]), leaf(weights[points])
-                norm = leaf(geometry.normalizer[points])
-                v = token_values(reduced_gradient(n, g), w * n * held[points], norm)
-                d_v = token_map.scatter(d_seen, no_tensors, tiles).double()
-                d_n, d_g, d_w, d_norm = torch.autograd.grad(v, (n, g, w, norm), d_v)
-            vrho[points] += d_n
-            vgrad[points] += d_g
-            vweight[points] = exc[points] + d_w
-            vnormalizer[points] = d_norm
-        vrho, vgrad = vrho * held, vgrad * held[:, None]
+        inputs = rho, grad_rho, weights, geometry.normalizer
+        d_rho, d_grad, d_weight, vnormalizer = self._by_points(d_seen, *inputs, held, token_map)
+        vrho, vgrad = (vrho + d_rho) * held, (vgrad + d_grad) * held[:, None]
+        vweight = exc + d_weight
         seam = Seam(values, d_seen, vread, z, y, vaverage, q, b, vnormalizer, d_square)
         return Potential(exc, vrho, vgrad, vweight, alpha, gates, seam)
+
+    def _by_points(
+        self,
+        d_seen: Tensor,
+        rho: Tensor,
+        grad_rho: Tensor,
+        weights: Tensor,
+        norm: Tensor,
+        held: Tensor,
+        token_map: TokenMap,
+    ) -> list[Tensor]:
+        """∂E_x by ρ, ∇ρ, w and G of every point, from that by what tokens read of it."""
+        inputs, none = (rho, grad_rho, weights, norm), token_map.no_tensors(d_seen)
+        found = [torch.empty_like(x) for x in inputs]
+        for points, tiles in token_map.blocks():
+            with torch.enable_grad():
+                n, g, w, normalizer = block = [leaf(x[points]) for x in inputs]
+                v = token_values(reduced_gradient(n, g), w * n * held[points], normalizer)
+                d_v = token_map.scatter(d_seen, none, tiles).double()
+                parts = torch.autograd.grad(v, block, d_v)
+            for whole, part in zip(found, parts, strict=True):
+                whole[points] = part
+        return found
 
 
 def hold(rho: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
