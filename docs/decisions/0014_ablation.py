@@ -393,7 +393,7 @@ def main() -> None:
         for name in chosen:
             results[name] = run(VARIANTS[name], config, train, test, energies)
             out.write_text(json.dumps(results, indent=1))
-            print(name, {k: round(v, 3) for k, v in results[name].items()}, flush=True)
+            print(name, json.dumps(results[name]), flush=True)
 
 
 if __name__ == "__main__":

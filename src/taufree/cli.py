@@ -53,8 +53,8 @@ def run(
         Path, typer.Argument(help="Structure: xyz, extxyz, cif, POSCAR, ... (of frames the last).")
     ],
     basis: Basis = None,
-    charge: Charge = 0,
-    spin: Spin = 0,
+    charge: Charge = None,
+    spin: Spin = None,
     kpts: Kpts = None,
     smearing: Smearing = 0.0,
     model: Model = "ms2",

@@ -252,7 +252,8 @@ class Functional:
             vaverage[points] = found[4]
 
         d_answers = d_z.to(self.dtype), d_y.to(self.dtype), d_q
-        d_seen, d_square = torch.autograd.grad(answers, (seen, square), d_answers)
+        found = torch.autograd.grad(answers, (seen, square), d_answers, materialize_grads=True)
+        d_seen, d_square = found  # without an encoder distances count for nothing
         inputs = rho, grad_rho, weights, geometry.normalizer
         d_rho, d_grad, d_weight, vnormalizer = self._by_points(d_seen, *inputs, held, token_map)
         vrho, vgrad = (vrho + d_rho) * held, (vgrad + d_grad) * held[:, None]

@@ -21,8 +21,16 @@ Basis = Annotated[
         show_default="def2-tzvp; of crystals gth-dzvp-molopt-sr, with pseudopotentials",
     ),
 ]
-Charge = Annotated[int, typer.Option(help="Total charge.")]
-Spin = Annotated[int, typer.Option(help="2S: the number of unpaired electrons.")]
+Charge = Annotated[
+    int | None, typer.Option(help="Total charge.", show_default="initial charges in FILE, else 0")
+]
+Spin = Annotated[
+    int | None,
+    typer.Option(
+        help="2S: the number of unpaired electrons.",
+        show_default="initial magnetic moments in FILE, else 0",
+    ),
+]
 Kpts = Annotated[
     tuple[int, int, int] | None,
     typer.Option(

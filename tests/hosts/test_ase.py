@@ -30,6 +30,7 @@ from taufree.functional import Functional
 from taufree.hosts import dynamics, rescue
 from taufree.hosts.single_point import Settings, mean_field
 from taufree.hosts.stress import STRAIN, invariant_strains, rotations_of, strained_stress
+from taufree.hosts.structures import charge_and_spin
 from taufree.model.storage import save_model
 
 SETTINGS: dict[str, Any] = {"basis": "sto-3g", "grid_level": 0, "conv_tol": 1e-10}
@@ -119,7 +120,8 @@ def test_charges_and_moments_are_whole_numbers(functional: Functional) -> None:
     """Mulliken populations, which have tails of the other sign, sum to one; others are refused."""
     calculator = TauFree(model=functional, **SETTINGS)
     atoms = Atoms("OH", [[0, 0, 0], [0, 0, 0.97]], magmoms=[1.02, -0.02], charges=[-0.3, 0.3])
-    assert calculator.charge_and_spin(atoms) == (0, 1)
+    assert charge_and_spin(atoms, None, None) == (0, 1)
+    assert mean_field(atoms, Settings(basis="sto-3g")).mol.spin == 1  # as in `taufree run`
     atoms.set_initial_charges([0.4, 0])
     with pytest.raises(UnsupportedError, match=r"total charge of 0\.4 .* charge= or --charge"):
         calculator.mean_field(atoms)

@@ -297,8 +297,8 @@ def plot_experts(
         Path, typer.Option("--out", metavar="FILE", help="Picture: .png, .svg or .pdf.")
     ] = Path("experts.png"),
     basis: Basis = None,
-    charge: Charge = 0,
-    spin: Spin = 0,
+    charge: Charge = None,
+    spin: Spin = None,
     kpts: Kpts = None,
     smearing: Smearing = 0.0,
     model: Model = "ms2",

@@ -42,8 +42,6 @@ logger = logging.getLogger("taufree.ase")
 NET_FORCE = 5e-3
 """eV/Å, from which on a net force is warned of: half of what geometries are relaxed to by default.
 """
-WHOLE = 1e-3
-"""What sums of initial charges and moments may miss a whole number by: digits of a file."""
 
 
 class NotConvergedError(SCFError, UserError):
@@ -208,29 +206,13 @@ class TauFree(Calculator):
                 raise NoPropertyError(f"{name}: {error}") from error
         self._write()
 
-    def charge_and_spin(self, atoms: Atoms) -> tuple[int, int]:
-        """Total charge and 2S of these atoms: the parameters or, without, sums over the atoms."""
-        charge, spin = self.parameters["charge"], self.parameters["spin"]
-        if charge is None:
-            charge = atoms.get_initial_charges().sum()
-        if spin is None:
-            moments = atoms.get_initial_magnetic_moments()
-            if moments.max(initial=0) >= 0.5 and moments.min(initial=0) <= -0.5:
-                raise UnsupportedError(
-                    "initial magnetic moments of both signs are not available: remove them (or "
-                    "give spin=), or converge a broken-symmetry UKS in PySCF."
-                )
-            spin = abs(moments.sum())
-        return _whole(charge, "total charge", "charge"), _whole(spin, "total moment", "spin")
-
     def mean_field(self, atoms: Atoms) -> Any:
         """PySCF's object for these atoms and parameters, not yet run."""
         p = self.parameters
-        charge, spin = self.charge_and_spin(atoms)
         settings = Settings(
             basis=p["basis"],
-            charge=charge,
-            spin=spin,
+            charge=p["charge"],
+            spin=p["spin"],
             kpts=p["kpts"],
             smearing_ev=p["smearing"],
             grid_level=p["grid_level"],
@@ -374,14 +356,6 @@ class TauFree(Calculator):
                 f"{self.functional.name!r}: give the model it was calculated with by model=, or "
                 "leave out restart."
             )
-
-
-def _whole(value: float, what: str, option: str) -> int:
-    if abs(value - round(value)) > WHOLE:
-        raise UnsupportedError(
-            f"a {what} of {value:g} is not available: give a whole number, {option}= or --{option}."
-        )
-    return round(value)
 
 
 def _mesh(kpts: Any) -> tuple[int, int, int]:

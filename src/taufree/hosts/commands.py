@@ -14,12 +14,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from taufree.console import Report, facts, refuse_unwritable, reported, stderr
 from taufree.options import (
     Basis,
+    Charge,
     GridLevel,
     Json,
     Kpts,
     MaxMemory,
     Model,
     Smearing,
+    Spin,
 )
 
 if TYPE_CHECKING:
@@ -32,16 +34,6 @@ File = Annotated[
 ]
 Parent = Annotated[
     bool, typer.Option("--parent", help="Calculate with the orbital-dependent parent instead.")
-]
-Charge = Annotated[
-    int | None, typer.Option(help="Total charge.", show_default="initial charges in FILE, else 0")
-]
-Spin = Annotated[
-    int | None,
-    typer.Option(
-        help="2S: the number of unpaired electrons.",
-        show_default="initial magnetic moments in FILE, else 0",
-    ),
 ]
 Out = Annotated[Path | None, typer.Option(metavar="FILE", help="Trajectory (ASE's .traj).")]
 KEPT = "The trajectory is kept: the same command with it as FILE goes on from its last step."
@@ -179,7 +171,7 @@ def _calculated(
 ) -> tuple[Atoms, str]:
     """The structure with its calculator, and what identifies the latter's settings."""
     from taufree.ase import TauFree
-    from taufree.hosts.structures import read_structure
+    from taufree.hosts.structures import charge_and_spin, read_structure
     from taufree.model.storage import fingerprint
 
     atoms = read_structure(file)
@@ -188,7 +180,7 @@ def _calculated(
         "kpts": kpts, "smearing": smearing, "grid_level": grid_level, "max_memory": max_memory,
     }  # fmt: skip
     # the file may have a charge and a moment, of which resumed work must know too
-    settings["charge"], settings["spin"] = TauFree(**settings).charge_and_spin(atoms)
+    settings["charge"], settings["spin"] = charge_and_spin(atoms, charge, spin)
     atoms.calc = TauFree(**settings)
     atoms.calc.mean_field(atoms)  # bad settings are refused before the first step
     # a model may be replaced by another of the same name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from taufree.hosts.pyscf import coulomb_fitting_basis
 from taufree.hosts.structures import (
     CRYSTAL_BASIS,
     MOLECULAR_BASIS,
+    charge_and_spin,
     crystal,
     is_gth,
     molecule,
@@ -36,7 +37,8 @@ OnCycle = Callable[[str, int, float], None]
 class Settings:
     """How a single point is done; ``max_memory`` in MB.
 
-    ``spin`` is 2S = N↑ − N↓, of one cell if there is one. Without a ``basis``, molecules have
+    ``spin`` is 2S = N↑ − N↓, of one cell if there is one; it and ``charge`` are by default the sums
+    of the initial moments and charges of the atoms. Without a ``basis``, molecules have
     def2-tzvp and crystals gth-dzvp-molopt-sr with its pseudopotentials. ``kpts`` is the k-point
     mesh of a crystal, through Γ, and ``smearing_ev`` the width (eV) of the Fermi function that
     fills its bands, for metals. ``grid_level`` is PySCF's; unless
@@ -44,8 +46,8 @@ class Settings:
     """
 
     basis: str | None = None
-    charge: int = 0
-    spin: int = 0
+    charge: int | None = None
+    spin: int | None = None
     model: str = "ms2"
     potential: Literal["ks", "gks"] = "ks"
     grid_level: int | None = None
@@ -119,7 +121,9 @@ def mean_field(atoms: Atoms, settings: Settings) -> Any:
     UserError, UnsupportedError
         See :func:`single_point`.
     """
-    return (_crystal if atoms.pbc.any() else _molecule)(atoms, settings)
+    charge, spin = charge_and_spin(atoms, settings.charge, settings.spin)
+    make = _crystal if atoms.pbc.any() else _molecule
+    return make(atoms, replace(settings, charge=charge, spin=spin))
 
 
 def _molecule(atoms: Atoms, settings: Settings) -> dft.rks.RKS:
@@ -133,7 +137,7 @@ def _molecule(atoms: Atoms, settings: Settings) -> dft.rks.RKS:
         raise UserError(
             f"basis {basis!r} is for crystals: choose one for all electrons such as def2-tzvp."
         )
-    system = molecule(atoms, basis, settings.charge, settings.spin)
+    system = molecule(atoms, basis, settings.charge or 0, settings.spin or 0)
     if settings.max_memory is not None:
         system.max_memory = settings.max_memory
     mf = (dft.UKS if settings.spin else dft.RKS)(system)
@@ -159,7 +163,7 @@ def _crystal(atoms: Atoms, settings: Settings) -> pbc_dft.krks.KRKS:
             "all-electron crystals need density fitting: leave out --no-density-fit, or choose a "
             f"GTH basis ({CRYSTAL_BASIS})."
         )
-    cell = crystal(atoms, basis, settings.spin, smeared=settings.smearing_ev > 0)
+    cell = crystal(atoms, basis, settings.spin or 0, smeared=settings.smearing_ev > 0)
     if settings.max_memory is not None:
         cell.max_memory = settings.max_memory
     kpts = cell.make_kpts(settings.kpts)

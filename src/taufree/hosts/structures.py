@@ -18,6 +18,8 @@ from taufree.errors import UnsupportedError, UserError
 SHORTEST_DISTANCE_ANGSTROM = 0.3  # H2 has 0.74; anything shorter is a slip in the file
 MOLECULAR_BASIS = "def2-tzvp"
 CRYSTAL_BASIS = "gth-dzvp-molopt-sr"
+WHOLE = 1e-3
+"""What sums of initial charges and moments may miss a whole number by: digits of a file."""
 DIFFUSE = 0.1
 """Exponent (bohr⁻²) below which basis functions of all-electron crystals are left out."""
 PSEUDOPOTENTIALS = "gth-pbe"
@@ -70,6 +72,33 @@ def _refuse_impossible_positions(atoms: Atoms, path: Path) -> None:
             f"{path}: atoms {i + 1} and {j + 1} are {distances[i, j]:.2f} Å apart: "
             "check that the positions are in ångström and that no atom stands twice."
         )
+
+
+def charge_and_spin(atoms: Atoms, charge: int | None, spin: int | None) -> tuple[int, int]:
+    """Total charge and 2S: as given or, for None, the sums over the atoms.
+
+    Raises
+    ------
+    UnsupportedError
+        Such a sum is not a whole number, or moments have both signs.
+    """
+    total: float = atoms.get_initial_charges().sum() if charge is None else charge
+    moment: float = abs(atoms.get_initial_magnetic_moments().sum()) if spin is None else spin
+    moments = atoms.get_initial_magnetic_moments()
+    if spin is None and moments.max(initial=0) >= 0.5 and moments.min(initial=0) <= -0.5:
+        raise UnsupportedError(
+            "initial magnetic moments of both signs are not available: remove them (or "
+            "give spin=), or converge a broken-symmetry UKS in PySCF."
+        )
+    return _whole(total, "total charge", "charge"), _whole(moment, "total moment", "spin")
+
+
+def _whole(value: float, what: str, option: str) -> int:
+    if abs(value - round(value)) > WHOLE:
+        raise UnsupportedError(
+            f"a {what} of {value:g} is not available: give a whole number, {option}= or --{option}."
+        )
+    return round(value)
 
 
 def molecule(atoms: Atoms, basis: str, charge: int = 0, spin: int = 0) -> gto.Mole:
