@@ -144,6 +144,25 @@ def test_converges_like_the_parent(functional: Functional, mol: gto.Mole) -> Non
     assert mf.e_tot == pytest.approx(parent.e_tot, abs=5e-3)
 
 
+@pytest.mark.parametrize(
+    "mol",
+    [
+        water_molecule("def2-tzvp"),
+        gto.M(atom="N 0 0 0; O 0 1.10 0.47; O 0 -1.10 0.47", basis="def2-tzvp", spin=1, verbose=0),
+    ],
+    ids=["H2O", "NO2"],
+)
+def test_the_second_parent(mol: gto.Mole) -> None:
+    """r²SCAN, whose correlation takes the model's τ̃."""
+    kind = dft.UKS if mol.spin else dft.RKS
+    mf = taufree.deorbitalize(kind(mol).density_fit(), "r2scan")
+    mf.kernel()
+    parent = kind(mol, xc="R2SCAN").density_fit()
+    parent.kernel()
+    assert mf.converged and mf.cycles <= parent.cycles + 3
+    assert mf.e_tot == pytest.approx(parent.e_tot, abs=2e-3)
+
+
 def test_order_of_points_and_blocks(
     functional: Functional, monkeypatch: pytest.MonkeyPatch
 ) -> None:
