@@ -16,7 +16,7 @@ help:
 	@echo "make typecheck  mypy --strict on the package"
 	@echo "make check      lint, typecheck and test"
 	@echo "make examples   run every example script"
-	@echo "make weights    data and the three trainings that lead to ms2: hours; goes on where it stopped"
+	@echo "make weights    data and the trainings that lead to ms2 and r2scan: hours; goes on where it stopped"
 	@echo "make venv       only make .venv (PYTHON=python3.12 to choose the interpreter)"
 
 venv: .venv/.installed
@@ -42,7 +42,7 @@ test-slow: venv
 # Every step goes on where it was interrupted.
 weights: venv
 	$(TAUFREE) data build data
-	for run in ms2-base ms2-relaxed ms2; do $(TAUFREE) train configs/$$run.toml || exit 1; done
+	for run in ms2-base ms2-relaxed ms2 r2scan; do $(TAUFREE) train configs/$$run.toml || exit 1; done
 
 lint: venv
 	$(BIN)/ruff check .
