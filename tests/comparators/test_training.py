@@ -101,6 +101,15 @@ def test_invariance_is_kept_or_lost_as_the_architectures_have_it(data: Path) -> 
     invariance.table(result)
 
 
+def test_a_spin_channel_without_electrons_has_no_energy() -> None:
+    """That of hydrogen's other spin."""
+    kind = "expert_transformers"
+    other = Comparator(Architecture(comparator=kind, network=SIZES[kind]).build(), kind)
+    none = torch.zeros(5, dtype=torch.float64)
+    found = other.exchange(none, torch.zeros(5, 3).double(), none, none, torch.rand(5, 3).double())
+    assert all(not x.any() for x in (found.exc, found.vrho, found.vsigma, found.vtau))
+
+
 def test_what_is_no_comparator_is_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="train one"):
         load_comparator(tmp_path / "none.safetensors")

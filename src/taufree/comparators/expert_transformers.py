@@ -145,7 +145,8 @@ class ExpertTransformers(nn.Module):
                 e = self(features, place[part], chosen).double() * lda_exchange(n)
             out.exc[part], out.chosen[part] = e.detach(), chosen
             if derivatives:
-                d_n, d_g, d_t = torch.autograd.grad(e.sum(), (n, g, t))
+                inputs = n, g, t  # of no points, nothing depends on them
+                d_n, d_g, d_t = torch.autograd.grad(e.sum(), inputs, materialize_grads=True)
                 sigma = contracted_gradient(g.detach()).clamp_min(1e-30)
                 out.vrho[part], out.vtau[part] = d_n, d_t
                 out.vsigma[part] = torch.linalg.vecdot(g.detach(), d_g) / (2 * sigma)
