@@ -10,8 +10,11 @@ diatomics  diatomics at experimental bond lengths: the elements that g2 has few 
 molecules  polyatomics of the same elements
 compounds  some 380 small compounds from SMILES, at force-field geometries
 dimers     weakly bound dimers, none of them in the S22 set (that one is for evaluation)
+pairs      two g2 molecules in contact, in random orientations, see `taufree.data.arranged`
 stretched  g2 molecules of the training split, all distances scaled
 distorted  g2 molecules of the training split, every atom displaced at random
+twisted    the same turned about a bond, ``parted`` with one bond lengthened
+transfers  an atom between two radicals
 small      g2 molecules and atoms to Kr of the training split in a smaller basis, that of crystals
 fields     training molecules in a weak uniform electric field
 crystals   all-electron crystals, see `taufree.data.crystals`; ``crystals-gth``: most of
@@ -38,8 +41,9 @@ from ase.formula import Formula
 from ase.units import Bohr
 
 KINDS = (
-    "g2", "atoms", "ions", "diatomics", "molecules", "compounds", "dimers", "stretched",
-    "distorted", "small", "fields", "crystals", "crystals-gth",
+    "g2", "atoms", "ions", "diatomics", "molecules", "compounds", "dimers", "pairs",
+    "stretched", "distorted", "twisted", "parted", "transfers", "small", "fields", "crystals",
+    "crystals-gth",
 )  # fmt: skip
 STRETCHED = (
     "H2", "LiH", "CH4", "NH3", "H2O", "HF", "HCl", "N2", "O2", "F2", "CO2", "HCN", "SH2", "SiH4",
@@ -50,6 +54,7 @@ DISTORTION = 0.08  # ångström, of each coordinate
 MOST_ELECTRONS = 40  # of a distorted molecule
 IN_FIELD = ("H2", "LiH", "CH4", "NH3", "H2O", "HF", "HCl", "N2", "CO2", "HCN", "C2H6", "SiH4")
 FIELD = 0.01  # a.u.: a permanent dipole's field at some 5 bohr
+DEFAULT = "def2-tzvp"
 SMALL = "def2-svp"
 DIFFUSE = "def2-tzvpd"  # anions and van der Waals tails
 
@@ -86,7 +91,7 @@ class System:
     positions: tuple[tuple[float, float, float], ...]
     charge: int = 0
     spin: int = 0
-    basis: str = "def2-tzvp"
+    basis: str = DEFAULT
     parent: str = "MS2"
     kind: str = "g2"
     field: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -137,11 +142,12 @@ class System:
 @cache
 def registry() -> MappingProxyType[str, System]:
     """Every system by its name, in the order of ``KINDS``."""
-    from taufree.data.crystals import crystals  # which builds on this module
+    from taufree.data.arranged import arranged  # which build on this module
+    from taufree.data.crystals import crystals
 
     systems = [
         *g2_systems(), *_atoms(), *_diatomics(), *_tabulated(), *_compounds(), *_stretched(),
-        *_distorted(), *_small(), *_in_fields(), *crystals(),
+        *_distorted(), *arranged(), *_small(), *_in_fields(), *crystals(),
     ]  # fmt: skip
     systems.sort(key=lambda system: KINDS.index(system.kind))
     by_name = {system.name: system for system in systems}
