@@ -26,6 +26,7 @@ from taufree.physics.descriptors import (
 )
 from taufree.physics.kinetic import DEORBITALIZERS
 from taufree.physics.parents import PARENTS
+from taufree.training.loop import make_fabric
 
 NETWORKS: dict[str, type[nn.Module]] = {
     "expert_transformers": ExpertTransformers,
@@ -75,6 +76,11 @@ class Comparator:
         config: Architecture = self.network.config  # type: ignore[assignment]
         return PARENTS[config.parent].xc
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network runs; densities stay where they are."""
+        return next(self.network.parameters()).device
+
     def errors(self, record: ReferenceDensity) -> dict[str, float]:
         """Errors at a density of the parent, as `taufree.evaluation.errors` defines them."""
         record = with_parent(record, self.parent)
@@ -99,13 +105,12 @@ class Comparator:
         """
         assert isinstance(self.network, ExpertTransformers)
         held = hold(rho, grad_rho)[2] > 0
-        part = self.network.exchange(
-            rho[held], grad_rho[held], tau[held], weights[held], coords[held], derivatives
-        )
+        n, g, t, w, r = (x[held].to(self.device) for x in (rho, grad_rho, tau, weights, coords))
+        part = self.network.exchange(n, g, t, w, r, derivatives)
         whole = {}
         for name, values in vars(part).items():
-            whole[name] = values.new_zeros(len(rho))
-            whole[name][held] = values
+            whole[name] = torch.zeros(len(rho), dtype=values.dtype)
+            whole[name][held] = values.cpu()
         return Exchange(**whole)
 
     @torch.no_grad()
@@ -116,10 +121,10 @@ class Comparator:
         rho, grad_rho, held = hold(rho, grad_rho)
         sigma = contracted_gradient(grad_rho)
         kept = held > 0
-        fields = (rho, sigma, weights * rho, coords)
         dtype = next(self.network.parameters()).dtype
+        fields = (x[kept].to(self.device, dtype) for x in (rho, sigma, weights * rho, coords))
         found = torch.zeros_like(rho)
-        found[kept] = self.network(*(x[kept].to(dtype) for x in fields)).double()
+        found[kept] = self.network(*fields).double().cpu()
         return iso_orbital_indicator(rho, sigma, found)
 
 
@@ -164,4 +169,4 @@ def load_comparator(path: Path) -> Comparator:
         raise WeightsError(
             f"{path} holds no comparator of this version; train it again."
         ) from error
-    return Comparator(network, path.stem)
+    return Comparator(network.to(make_fabric().device), path.stem)

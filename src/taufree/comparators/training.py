@@ -33,6 +33,7 @@ from taufree.physics.descriptors import (
 )
 from taufree.physics.parents import PARENTS
 from taufree.training.checkpoint import load_checkpoint, save_checkpoint
+from taufree.training.loop import make_fabric
 
 Points = tuple[Tensor, ...]
 WARMUP = 50
@@ -92,8 +93,9 @@ def train(path: Path, *, resume: bool = True) -> dict[str, Any]:
         Bad settings, no data, or a checkpoint of other settings or data.
     """
     config = read_config(path)
+    device = make_fabric().device
     torch.manual_seed(config.seed)
-    network = config.architecture.build().train()
+    network = config.architecture.build().train().to(device)
     optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate)
     config.out.mkdir(parents=True, exist_ok=True)
     checkpoint, log = config.out / "checkpoint.safetensors", config.out / "log.jsonl"
@@ -110,7 +112,7 @@ def train(path: Path, *, resume: bool = True) -> dict[str, Any]:
     else:
         log.unlink(missing_ok=True)
     with stderr.status("reading train densities"):
-        train_set = load_densities(config)
+        train_set = load_densities(config, device)
 
     with stderr.status("training") as status:
         while step < config.steps:
@@ -118,7 +120,8 @@ def train(path: Path, *, resume: bool = True) -> dict[str, Any]:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-            loss, error = losses(network, draw(config, train_set, generator), generator)
+            points, electrons = draw(config, train_set, generator)
+            loss, error = losses(network, points, electrons, generator)
             loss.backward()
             nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
@@ -144,7 +147,7 @@ def train(path: Path, *, resume: bool = True) -> dict[str, Any]:
     return {**result, "weights": str(weights)}
 
 
-def load_densities(config: ComparatorConfig) -> list[Points]:
+def load_densities(config: ComparatorConfig, device: torch.device) -> list[Points]:
     """ρ, ∇ρ, estimated τ, weights, coordinates and the parent's e_x of every spin channel.
 
     Of converged densities whose ∇²ρ is known, which the estimated τ needs.
@@ -159,34 +162,45 @@ def load_densities(config: ComparatorConfig) -> list[Points]:
             for spin, channel in enumerate(channels(record)):
                 held = channel[0] > RHO_THRESHOLD
                 if held.any():
-                    found.append(tuple(x[held] for x in (*channel, record.exc[spin])))
+                    fields = (*channel, record.exc[spin])
+                    found.append(tuple(x[held].to(device) for x in fields))
     if not found:
         raise UserError(f"{config.data} holds no train densities; run taufree data build first.")
     return found
 
 
-def draw(config: ComparatorConfig, densities: list[Points], generator: torch.Generator) -> Points:
-    """Points of one density: a chunk of neighbours in its grid, or drawn by their energy."""
+def draw(
+    config: ComparatorConfig, densities: list[Points], generator: torch.Generator
+) -> tuple[Points, Tensor]:
+    """Points of one density: a chunk of neighbours in its grid, or drawn by their energy.
+
+    With the electrons that go to them: a density's, or a chunk's share of these by its points, so
+    that chunks of the tail count as little as they do in E_x.
+    """
 
     def pick(n: int) -> int:
         return int(torch.randint(n, (), generator=generator))
 
     rho, grad_rho, tau, weights, coords, exc = densities[pick(len(densities))]
+    electrons = weights @ rho
     if config.architecture.comparator == "expert_transformers":
         first = pick(max(1, len(rho) - config.points + 1))
-        chosen = torch.arange(first, min(first + config.points, len(rho)))
+        chosen = torch.arange(first, min(first + config.points, len(rho)), device=rho.device)
+        electrons = electrons * len(chosen) / len(rho)
     else:
-        energy, electrons = (weights * exc).abs(), (weights * rho).abs()
-        chance = energy / energy.sum() + electrons / electrons.sum()
-        chosen = torch.multinomial(chance, config.points, True, generator=generator)
+        energy = (weights * exc).abs()
+        chance = energy / energy.sum() + (weights * rho).abs() / electrons
+        random = torch.rand(config.points, generator=generator, dtype=torch.float64).to(rho.device)
+        chosen = torch.searchsorted(chance.cumsum(0), 2 * random).clamp_max(len(rho) - 1)
         weights = 2 * weights / (config.points * chance).clamp_min(1e-30)
-    return tuple(x[chosen] for x in (rho, grad_rho, tau, weights, coords, exc))
+    return tuple(x[chosen] for x in (rho, grad_rho, tau, weights, coords, exc)), electrons
 
 
-def losses(network: nn.Module, points: Points, generator: torch.Generator) -> tuple[Tensor, float]:
+def losses(
+    network: nn.Module, points: Points, electrons: Tensor, generator: torch.Generator
+) -> tuple[Tensor, float]:
     """What is minimized, and ∫|Δe_x| per electron on the points."""
     rho, grad_rho, _, weights, coords, exc = points
-    electrons = (weights * rho).sum()
     if isinstance(network, ExpertTransformers):
         return _expert_losses(network, points, electrons, generator)
     sigma = contracted_gradient(grad_rho)
@@ -209,7 +223,7 @@ def _expert_losses(
     features, partial = network.inputs(rho, grad_rho, tau, weights)
     scores = network.route(features, partial, place)
     if float(torch.rand((), generator=generator)) < RANDOM_ROUTES:
-        chosen = torch.randint(N_EXPERTS, (len(rho),), generator=generator)
+        chosen = torch.randint(N_EXPERTS, (len(rho),), generator=generator).to(rho.device)
     else:
         chosen = scores.argmax(1)
     error = network(features, place, chosen).double() * lda - exc
