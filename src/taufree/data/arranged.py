@@ -32,7 +32,8 @@ DONORS = ("H2", "CH4", "NH3", "H2O", "HF", "SiH4", "PH3", "SH2", "HCl")
 CARRIED = ("H", "F", "Cl")
 PARTNERS = (
     "H2O", "NH3", "CH4", "HF", "HCl", "SH2", "PH3", "SiH4", "H2", "N2", "CO2", "HCN", "C2H6",
-    "CH3OH", "HCOOH", "CH3SH", "F2", "H2CF2", "CF4", "C3H4_C3v", "C4H4NH", "C5H5N", "He", "Ne", "Ar",
+    "CH3OH", "HCOOH", "CH3SH", "F2", "H2CF2", "CF4", "C3H4_C3v", "C4H4NH", "C5H5N",
+    "He", "Ne", "Ar",
 )  # fmt: skip
 N_PAIRS = 80
 IN_S22 = {"H2O", "NH3", "CH4", "HCOOH", "HCN"}
