@@ -3,7 +3,8 @@
 Linear attention predicts τ, and is trained through the parent's e_x on points drawn from a density.
 Of the four transformers, each is trained on the points it is sent, chunk by chunk as published;
 the router, which a hard arg-max gives no gradient, learns by cross-entropy to name the expert that
-errs least. One step in ten sends points at random, so that no expert is left without any.
+errs least on a quarter of the points, as many as each expert sees of them in the mean. One step in
+ten sends points at random, so that no expert is left without any.
 """
 
 from __future__ import annotations
@@ -228,9 +229,12 @@ def _expert_losses(
         chosen = scores.argmax(1)
     error = network(features, place, chosen).double() * lda - exc
     l1 = (weights * error.abs()).sum() / electrons
+    asked = torch.randperm(len(rho), generator=generator)[: 1 + len(rho) // N_EXPERTS].to(
+        rho.device
+    )
     with torch.no_grad():
-        alone = [1 + expert(features, place).squeeze(1) for expert in network.experts]
-        best = (torch.stack(alone, 1) * lda[:, None] - exc[:, None]).abs().argmin(1)
-    importance = (weights * lda).abs()
-    surprise = nn.functional.cross_entropy(scores, best, reduction="none").double()
+        alone = [1 + expert(features[asked], place[asked]).squeeze(1) for expert in network.experts]
+        best = (torch.stack(alone, 1) * lda[asked, None] - exc[asked, None]).abs().argmin(1)
+    importance = (weights * lda).abs()[asked]
+    surprise = nn.functional.cross_entropy(scores[asked], best, reduction="none").double()
     return l1 + (importance @ surprise) / importance.sum(), float(l1.detach())
