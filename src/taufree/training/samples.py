@@ -234,10 +234,12 @@ class Densities:
         self.known = self._flat(of_members["known"])
 
     def _flat(self, tensors: list[Tensor]) -> Tensor:
-        """All in one on the device; the list is emptied."""
-        found = torch.cat([t.to(self.device) for t in tensors])
-        tensors.clear()
-        return found
+        """All in one on the device; each is let go as it is copied, for they fill the memory."""
+        shape = sum(map(len, tensors)), *tensors[0].shape[1:]
+        flat = torch.empty(shape, dtype=tensors[0].dtype, device=self.device)
+        for part in reversed(flat.split([len(t) for t in tensors])):
+            part.copy_(tensors.pop())
+        return flat
 
     def __len__(self) -> int:
         return len(self.kinds)
