@@ -121,7 +121,7 @@ def test_bad_settings_are_named(text: str, message: str, tmp_path: Path) -> None
     path = tmp_path / "c.toml"
     path.write_text(text)
     with pytest.raises(UserError, match=message):
-        read_config(path)
+        read_config(path, TrainingConfig)
 
 
 def test_no_data_is_said(config: TrainingConfig, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from taufree.physics.descriptors import (
     tau_uniform,
     tau_weizsaecker,
 )
-from taufree.physics.parents import PARENTS, energy_density
+from taufree.physics.parents import PARENTS, partial_derivatives
 
 N_FEATURES = 13
 N_PARTIAL = 4
@@ -70,9 +70,32 @@ class GridTransformer(nn.Module):
             nn.Linear(width // 2, n_outputs),
         )
 
-    def forward(self, features: Tensor, coords: Tensor) -> Tensor:
-        x = self.norm_in(self.embed(features) + self.place(angular_positions(coords)))
-        return self.out(self.norm_out(self.encoder(x[None])[0]))
+    def forward(self, features: Tensor, coords: Tensor, local: bool = False) -> Tensor:
+        """With ``local`` derivatives are those of a point by its own features, others held."""
+        x = self.norm_in(self.embed(features) + self.place(angular_positions(coords)))[None]
+        for layer in self.encoder.layers:
+            x = layer.norm1(x + attend(layer.self_attn, x, local))
+            x = layer.norm2(x + layer.linear2(layer.activation(layer.linear1(x))))
+        return self.out(self.norm_out(x[0]))
+
+
+def attend(attention: nn.MultiheadAttention, x: Tensor, local: bool) -> Tensor:
+    """Self-attention of x (1, n_points, width); with ``local`` keys and values of others are held.
+
+    A point's own key and value, on the diagonal, stay variable.
+    """
+    qkv = nn.functional.linear(x, attention.in_proj_weight, attention.in_proj_bias)
+    q, k, v = (
+        part.unflatten(2, (attention.num_heads, -1)).transpose(1, 2) for part in qkv.chunk(3, 2)
+    )
+    if local:
+        own = torch.linalg.vecdot(q, k - k.detach())  # zero, but its derivative is not
+        scores = q @ k.detach().mT + torch.diag_embed(own)
+        share = (scores / q.shape[-1] ** 0.5).softmax(-1)
+        read = share @ v.detach() + share.diagonal(dim1=2, dim2=3)[..., None] * (v - v.detach())
+    else:
+        read = nn.functional.scaled_dot_product_attention(q, k, v)
+    return attention.out_proj(read.transpose(1, 2).flatten(2))
 
 
 class ExpertTransformers(nn.Module):
@@ -97,27 +120,33 @@ class ExpertTransformers(nn.Module):
         """Score of each expert at the points of one chunk, (n_points, 4)."""
         return self.router(torch.cat([features, partial], 1), coords)
 
-    def forward(self, features: Tensor, coords: Tensor, chosen: Tensor) -> Tensor:
-        """F_x (n_points,) of one chunk; each expert sees its own points and no others."""
+    def forward(
+        self, features: Tensor, coords: Tensor, chosen: Tensor, local: bool = False
+    ) -> Tensor:
+        """F_x (n_points,) of one chunk; each expert sees its own points and no others.
+
+        Features (n_points, 13), positions (n_points, 3), the expert of each point (n_points,);
+        ``local`` as `GridTransformer.forward` takes it.
+        """
         enhancement = features.new_ones(len(features))
         for e, expert in enumerate(self.experts):
             own = (chosen == e).nonzero().squeeze(1)
             if len(own):
-                value = 1 + expert(features[own], coords[own]).squeeze(1)
+                value = 1 + expert(features[own], coords[own], local).squeeze(1)
                 enhancement = enhancement.index_copy(0, own, value)
         return enhancement
 
     def inputs(
         self, rho: Tensor, grad_rho: Tensor, tau: Tensor, weights: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The 13 features of each point, and the 4 that only the router is given."""
+        """Features (n_points, 13) and those that only the router is given, (n_points, 4).
+
+        ρ, τ, weights: (n_points,), ∇ρ: (n_points, 3), atomic units.
+        """
         dtype = next(self.parameters()).dtype
         features = grid_features(rho, grad_rho, tau, weights)
-        with torch.enable_grad():
-            x = leaf(rho), leaf(contracted_gradient(grad_rho)), leaf(tau)
-            exc = energy_density(self.parent, *x)
-            partial = torch.autograd.grad(exc.sum(), x)
-        columns = torch.stack([exc.detach(), *partial], 1)
+        parent = partial_derivatives(self.parent, rho, contracted_gradient(grad_rho), tau)
+        columns = torch.stack(parent, 1)
         return compressed(features).to(dtype), compressed(columns).to(dtype)
 
     def exchange(
@@ -129,9 +158,10 @@ class ExpertTransformers(nn.Module):
         coords: Tensor,
         derivatives: bool = True,
     ) -> Exchange:
-        """e_x chunk by chunk; partial derivatives by autodiff, with every term of the chain rule.
+        """e_x chunk by chunk; ∂e_x/∂(ρ, σ, τ) of each point by autodiff, with every input's terms.
 
-        ρ, ∇ρ, τ: (n_points,), (n_points, 3), (n_points,). σ is varied by the length of ∇ρ.
+        ρ, ∇ρ, τ: (n_points,), (n_points, 3), (n_points,). σ is varied by the length of ∇ρ. What
+        other points say is held: the parent's partial derivatives are local, too.
         """
         place = coords.to(next(self.parameters()).dtype)
         exc, vrho, vsigma, vtau = (torch.zeros_like(rho) for _ in range(4))
@@ -142,7 +172,7 @@ class ExpertTransformers(nn.Module):
                 features, partial = self.inputs(n, g, t, weights[part])
                 with torch.no_grad():
                     chosen = self.route(features, partial, place[part]).argmax(1)
-                e = self(features, place[part], chosen).double() * lda_exchange(n)
+                e = self(features, place[part], chosen, local=True).double() * lda_exchange(n)
             out.exc[part], out.chosen[part] = e.detach(), chosen
             if derivatives:
                 inputs = n, g, t  # of no points, nothing depends on them

@@ -28,7 +28,10 @@ class LinearAttention(nn.Module):
         self.out = nn.Linear(width, 1)
 
     def forward(self, rho: Tensor, sigma: Tensor, electrons: Tensor, coords: Tensor) -> Tensor:
-        """τ (n_points,) in the network's precision; ``electrons`` are w_j ρ_j."""
+        """τ (n_points,) in the network's precision; ``electrons`` are w_j ρ_j.
+
+        ρ, σ, electrons: (n_points,), positions: (n_points, 3), atomic units.
+        """
         measure = electrons / electrons.sum()
         coords = principal_frame(coords, measure)
         x = torch.log(torch.stack([rho, sigma], 1) + 1e-4)

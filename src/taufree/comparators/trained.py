@@ -133,20 +133,10 @@ def channels(record: ReferenceDensity) -> list[tuple[Tensor, Tensor, Tensor, Ten
     density = record.density
     alpha = classic_alpha(DEORBITALIZERS[TAU_ESTIMATE], record)
     found = []
-    for spin in range(density.n_spin):
-        rho, grad_rho, held = hold(
-            density.n_spin * density.rho[spin], density.n_spin * density.grad_rho[spin]
-        )
-        tau = kinetic_energy_density(rho, contracted_gradient(grad_rho), alpha[spin])
-        found.append(
-            (
-                density.n_spin * density.rho[spin],
-                density.n_spin * density.grad_rho[spin],
-                tau * held,
-                density.weights,
-                density.coords,
-            )
-        )
+    for (rho, grad_rho), a in zip(density.unpolarized, alpha, strict=True):
+        n, g, held = hold(rho, grad_rho)
+        tau = held * kinetic_energy_density(n, contracted_gradient(g), a)
+        found.append((rho, grad_rho, tau, density.weights, density.coords))
     return found
 
 

@@ -15,25 +15,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from taufree.comparators.expert_transformers import N_EXPERTS, ExpertTransformers
 from taufree.comparators.trained import Architecture, channels
 from taufree.console import stderr
 from taufree.data.reparent import with_parent
-from taufree.data.store import entries_of, load_record, manifest_checksum, read_manifest
+from taufree.data.store import entries_of, load_record, manifest_checksum
 from taufree.errors import UserError
 from taufree.functional import RHO_THRESHOLD
 from taufree.model.storage import save_model
-from taufree.physics.descriptors import (
-    contracted_gradient,
-    iso_orbital_indicator,
-    lda_exchange,
-    reduced_gradient_squared,
-)
-from taufree.physics.parents import PARENTS
+from taufree.physics.descriptors import contracted_gradient, lda_exchange
+from taufree.physics.parents import PARENTS, energy_density
 from taufree.training.checkpoint import load_checkpoint, save_checkpoint
+from taufree.training.config import read_config
 from taufree.training.loop import make_fabric
 
 Points = tuple[Tensor, ...]
@@ -52,8 +48,8 @@ class ComparatorConfig(BaseModel):
     data: Path
     out: Path
     name: str
-    seed: int = 0
-    levels: tuple[int, ...] = (1,)
+    seed: int = Field(0, ge=0)
+    levels: tuple[int, ...] = Field((1,), min_length=1)
     steps: int = Field(1000, ge=1)
     points: int = Field(4000, ge=2)
     """Points of one density in a step: a chunk of neighbours in its grid, or so many drawn."""
@@ -69,22 +65,6 @@ def is_comparator(path: Path) -> bool:
         return False
 
 
-def read_config(path: Path) -> ComparatorConfig:
-    """Read a TOML file.
-
-    Raises
-    ------
-    UserError
-        It names a setting that does not exist or has a wrong value.
-    """
-    try:
-        return ComparatorConfig.model_validate(tomllib.loads(path.read_text("utf-8")))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{path}: {where}: {first['msg']}.") from error
-
-
 def train(path: Path, *, resume: bool = True) -> dict[str, Any]:
     """Train a comparator as a TOML file says, from its last checkpoint if there is one.
 
@@ -93,7 +73,7 @@ def train(path: Path, *, resume: bool = True) -> dict[str, Any]:
     UserError
         Bad settings, no data, or a checkpoint of other settings or data.
     """
-    config = read_config(path)
+    config = read_config(path, ComparatorConfig)
     device = make_fabric().device
     torch.manual_seed(config.seed)
     network = config.architecture.build().train().to(device)
@@ -101,7 +81,8 @@ def train(path: Path, *, resume: bool = True) -> dict[str, Any]:
     config.out.mkdir(parents=True, exist_ok=True)
     checkpoint, log = config.out / "checkpoint.safetensors", config.out / "log.jsonl"
     settings = config.model_dump(mode="json")
-    checksum = manifest_checksum(read_manifest(config.data))
+    learned = {entry.name: entry for entry in entries_of(config.data, "train")}
+    checksum = manifest_checksum(learned)
     step, running = 0, float("nan")
     if resume and checkpoint.exists():
         state = load_checkpoint(checkpoint, network, [optimizer])
@@ -200,15 +181,14 @@ def draw(
 def losses(
     network: nn.Module, points: Points, electrons: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, float]:
-    """What is minimized, and ∫|Δe_x| per electron on the points."""
+    """What is minimized, and ∫|Δe_x| per electron on the points (Ha), which `draw` gave."""
     rho, grad_rho, _, weights, coords, exc = points
     if isinstance(network, ExpertTransformers):
         return _expert_losses(network, points, electrons, generator)
     sigma = contracted_gradient(grad_rho)
     found = network(*(x.float() for x in (rho, sigma, weights * rho, coords))).double()
-    p, alpha = reduced_gradient_squared(rho, sigma), iso_orbital_indicator(rho, sigma, found)
     parent = PARENTS[network.config.parent]  # type: ignore[union-attr, index]
-    error = lda_exchange(rho) * parent.enhancement(p, alpha) - exc
+    error = energy_density(parent, rho, sigma, found) - exc
     loss = (weights * error.abs()).sum() / electrons
     return loss, float(loss.detach())
 

@@ -14,6 +14,7 @@ import numpy as np
 from ase.build import bulk
 from ase.eos import EquationOfState
 from ase.io import read
+from ase.units import GPa
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -44,7 +45,7 @@ minimum."""
 
 
 def evaluate(
-    model: str | Functional,
+    model: str | Path | Functional,
     *,
     out: Path | None = None,
     names: Sequence[str] | None = None,
@@ -62,7 +63,7 @@ def evaluate(
 
     Parameters
     ----------
-    model : str or Functional
+    model : str, Path or Functional
         Name of a bundled model, a path, or a loaded functional.
     out : Path, optional
         Folder that keeps finished crystals, and how far the others are: the same call goes on.
@@ -86,7 +87,7 @@ def evaluate(
     UserError
         No such crystal, or no scheduler answers.
     """
-    functional = load_model(model) if isinstance(model, str) else model
+    functional = load_model(model)
     chosen = list(CRYSTALS if names is None else names)
     if unknown := sorted(set(chosen) - CRYSTALS.keys()):
         raise UserError(f"{unknown[0]!r} is none of {', '.join(CRYSTALS)}.")
@@ -152,7 +153,7 @@ def _crystal(
         "relaxed_angstrom": relaxed,
         "eos_angstrom": eos,
         "difference_angstrom": relaxed - eos,
-        "bulk_modulus_gpa": float(modulus * 160.21766),
+        "bulk_modulus_gpa": float(modulus / GPa),
     }
     if file is not None:
         write_atomic(file, json.dumps(result, indent=1).encode())

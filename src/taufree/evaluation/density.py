@@ -13,10 +13,11 @@ from rich.table import Table
 
 from taufree.comparators.trained import Comparator
 from taufree.data.reparent import with_parent
-from taufree.data.splits import Split, split_of, systems_of
+from taufree.data.splits import Split, systems_of
 from taufree.data.store import (
     Entry,
     ReferenceDensity,
+    entries_of,
     load_record,
     manifest_checksum,
     read_manifest,
@@ -57,7 +58,7 @@ Errors = dict[str, dict[str, float]]  # by deorbitalizer, by quantity
 
 
 def evaluate(
-    model: str | Functional,
+    model: str | Path | Functional,
     data: Path,
     split: Split = "test",
     level: int = 3,
@@ -68,7 +69,7 @@ def evaluate(
 
     Parameters
     ----------
-    model : str or Functional
+    model : str, Path or Functional
         Name of a bundled model, a path, or a loaded functional.
     data : Path
         Folder of ``taufree data build``.
@@ -101,7 +102,7 @@ def evaluate(
     UserError
         The data hold nothing to evaluate, or are damaged.
     """
-    functional = load_model(model) if isinstance(model, str) else model
+    functional = load_model(model)
     for other in comparators:
         if other.parent != functional.parent.xc or other.name in (MODEL, *DEORBITALIZERS):
             raise UserError(
@@ -109,7 +110,7 @@ def evaluate(
                 "or it has the name of another row: choose others."
             )
     entries = read_manifest(data)
-    chosen = [e for e in entries.values() if e.status == "done" and split_of(e.formula) == split]
+    chosen = entries_of(data, split)
     densities: set[str] = set()
     systems, expert_electrons, max_active = [], [0.0] * functional.network.config.n_experts, 0
     for entry in track(chosen, "densities", console=console, disable=console is None):

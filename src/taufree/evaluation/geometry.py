@@ -38,7 +38,7 @@ Task = tuple[System, Which, bool]
 
 
 def evaluate(
-    model: str | Functional,
+    model: str | Path | Functional,
     split: Split = "test",
     *,
     out: Path | None = None,
@@ -59,7 +59,7 @@ def evaluate(
 
     Parameters
     ----------
-    model : str or Functional
+    model : str, Path or Functional
         Name of a bundled model, a path, or a loaded functional.
     split : "train", "validation" or "test"
     out : Path, optional
@@ -89,7 +89,7 @@ def evaluate(
     UserError
         No such molecule, or no scheduler answers.
     """
-    functional = load_model(model) if isinstance(model, str) else model
+    functional = load_model(model)
     systems = _chosen(split, names)[:limit]
     store = _Store(out, functional, basis, level)
     tasks = [(s, which, n < frequencies) for n, s in enumerate(systems) for which in WHICH]

@@ -30,18 +30,8 @@ SYSTEMS = ("H2CO", "C2H4", "SO")
 AXIS, ANGLE = (0.36, 0.48, 0.80), 1.0
 SHIFT = (1.0, -2.0, 0.5)
 HALF_CHUNK = 2000
-MOVES: dict[str, Callable[[ReferenceDensity], ReferenceDensity]] = {}
 
 
-def move(
-    change: Callable[[ReferenceDensity], ReferenceDensity],
-) -> Callable[[ReferenceDensity], ReferenceDensity]:
-    """Enter a change of the coordinates or the order of points that must change nothing else."""
-    MOVES[change.__name__] = change
-    return change
-
-
-@move
 def rotation(record: ReferenceDensity) -> ReferenceDensity:
     """One radian about an axis along no bond."""
     x, y, z = AXIS
@@ -58,24 +48,25 @@ def rotation(record: ReferenceDensity) -> ReferenceDensity:
     return replace(record, density=moved)
 
 
-@move
 def translation(record: ReferenceDensity) -> ReferenceDensity:
     """By 2.3 bohr."""
     d, shift = record.density, torch.tensor(SHIFT, dtype=torch.float64)
     return replace(record, density=replace(d, coords=d.coords + shift, centers=d.centers + shift))
 
 
-@move
 def chunks(record: ReferenceDensity) -> ReferenceDensity:
     """The points begun elsewhere, as by a code whose chunks are cut half a chunk later."""
     return _reordered(record, torch.arange(len(record.density.weights)).roll(-HALF_CHUNK))
 
 
-@move
 def order(record: ReferenceDensity) -> ReferenceDensity:
     """The points in any order: whoever works chunk by chunk finds quite others beside them."""
     generator = torch.Generator().manual_seed(0)
     return _reordered(record, torch.randperm(len(record.density.weights), generator=generator))
+
+
+MOVES = {move.__name__: move for move in (rotation, translation, chunks, order)}
+"""Changes of the coordinates or the order of points that must change nothing else."""
 
 
 def _reordered(record: ReferenceDensity, order: Tensor) -> ReferenceDensity:
@@ -93,7 +84,7 @@ def _reordered(record: ReferenceDensity, order: Tensor) -> ReferenceDensity:
 
 
 def evaluate(
-    model: str | Functional,
+    model: str | Path | Functional,
     data: Path,
     comparators: Sequence[Comparator] = (),
     names: Collection[str] | None = None,
@@ -106,7 +97,7 @@ def evaluate(
     UserError
         The data hold none of the systems at this grid level.
     """
-    functional = (load_model(model) if isinstance(model, str) else model).double()
+    functional = load_model(model).double()
     energies: dict[str, Callable[[ReferenceDensity], float]] = {
         MODEL: lambda record: _energy(record, parent_form(record, _alpha(functional, record))[0])
     }

@@ -28,8 +28,13 @@ from torch import Tensor
 
 from taufree.data import orbitals
 from taufree.data.generate import converge_parent, grid_record
-from taufree.data.splits import split_of
-from taufree.data.store import ReferenceDensity, load_record, manifest_checksum, read_manifest
+from taufree.data.store import (
+    ReferenceDensity,
+    entries_of,
+    load_record,
+    manifest_checksum,
+    read_manifest,
+)
 from taufree.data.systems import System, registry
 from taufree.errors import UserError
 from taufree.evaluation.closed_forms import ExactDensity, jellium_slab, one_electron
@@ -69,12 +74,14 @@ SHOWN = (MODEL, "PCopt", "TFvW")
 """Deorbitalizers in the table; the result has all."""
 
 
-def evaluate(model: str | Functional, data: Path, console: Console | None = None) -> dict[str, Any]:
+def evaluate(
+    model: str | Path | Functional, data: Path, console: Console | None = None
+) -> dict[str, Any]:
     """Errors of a model in limits where the exact answer, or the parent's, is known.
 
     Parameters
     ----------
-    model : str or Functional
+    model : str, Path or Functional
         Name of a bundled model, a path, or a loaded functional.
     data : Path
         Folder of ``taufree data build``, for the densities to scale.
@@ -99,7 +106,7 @@ def evaluate(model: str | Functional, data: Path, console: Console | None = None
     UserError
         The data hold no density to scale, or are damaged.
     """
-    functional = load_model(model) if isinstance(model, str) else model
+    functional = load_model(model)
     scaling = _uniform_scaling(functional, data, console)
     slabs = [(f"r_s = {r_s:g}", jellium_slab(r_s)) for r_s in METALS]
     return {
@@ -128,13 +135,7 @@ def exchange_energy(parent: Parent, density: GridDensity, alpha: Tensor) -> floa
 
 
 def _uniform_scaling(functional: Functional, data: Path, console: Console | None) -> dict[str, Any]:
-    chosen = [
-        entry
-        for entry in read_manifest(data).values()
-        if entry.status == "done"
-        and entry.kind == SCALED_KIND
-        and split_of(entry.formula) == "test"
-    ]
+    chosen = [entry for entry in entries_of(data, "test") if entry.kind == SCALED_KIND]
     systems = [
         _scaling_errors(functional, record)
         for entry in track(chosen, "scaled densities", console=console, disable=console is None)

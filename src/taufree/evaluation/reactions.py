@@ -21,7 +21,7 @@ from taufree.model.storage import load_model
 
 
 def evaluate(
-    model: str | Functional,
+    model: str | Path | Functional,
     collections: Collection[str] = SETS,
     *,
     out: Path | None = None,
@@ -41,7 +41,7 @@ def evaluate(
 
     Parameters
     ----------
-    model : str or Functional
+    model : str, Path or Functional
         Name of a bundled model, a path, or a loaded functional.
     collections : "dbh24", "s22", or both
     out : Path, optional
@@ -65,7 +65,7 @@ def evaluate(
     UserError
         An unknown set, basis or name, or no scheduler answers.
     """
-    functional = load_model(model) if isinstance(model, str) else model
+    functional = load_model(model)
     if unknown := sorted(set(collections) - {*SETS}):
         raise UserError(f"unknown set {unknown[0]!r}: choose from {', '.join(SETS)}.")
     known = [r for c in collections for r in reactions(c, basis, functional.parent.xc)]

@@ -32,7 +32,7 @@ def elements_in(formula: str) -> set[str]:
 def bonding_kind(formula: str, kind: str) -> str:
     """A coarse class of the bonds in a system: what its elements and its kind in the data say."""
     found = elements_in(formula)
-    if apart := {"dimers": "weakly bound", **CRYSTALS}.get(kind):
+    if apart := {"dimers": "weakly bound", "pairs": "weakly bound", **CRYSTALS}.get(kind):
         return apart
     if re.fullmatch(r"[A-Z][a-z]?([+-]\d*)?", formula):
         return "atoms and monatomic ions"

@@ -26,7 +26,7 @@ DISTINCT = ("g2", "atoms", "ions", "diatomics", "molecules", "dimers")
 
 
 def evaluate(
-    model: str | Functional,
+    model: str | Path | Functional,
     split: Split = "test",
     *,
     potential: str = "ks",
@@ -45,7 +45,7 @@ def evaluate(
 
     Parameters
     ----------
-    model : str or Functional
+    model : str, Path or Functional
         Name of a bundled model, a path, or a loaded functional.
     split : "train", "validation" or "test"
         Its distinct systems (no stretched ones, no fields) are calculated ...
@@ -81,7 +81,7 @@ def evaluate(
     UserError
         Nothing to calculate, or no scheduler answers.
     """
-    functional = load_model(model) if isinstance(model, str) else model
+    functional = load_model(model)
     chosen = _chosen(split, systems, functional)
     atoms = {a for s in chosen for a in _free_atoms(s)}
     runs = converge_all(

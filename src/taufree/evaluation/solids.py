@@ -52,7 +52,7 @@ COLUMNS = {
 
 
 def evaluate(
-    model: str | Functional,
+    model: str | Path | Functional,
     split: Split = "test",
     *,
     out: Path | None = None,
@@ -74,7 +74,7 @@ def evaluate(
 
     Parameters
     ----------
-    model : str or Functional
+    model : str, Path or Functional
         Name of a bundled model, a path, or a loaded functional.
     split : "train", "validation" or "test"
         Its all-electron crystals are calculated ...
@@ -107,7 +107,7 @@ def evaluate(
     UserError
         Nothing to calculate, a system of another parent, or no scheduler answers.
     """
-    functional = load_model(model) if isinstance(model, str) else model
+    functional = load_model(model)
     chosen = _chosen(split, systems, functional)
 
     def run(tasks: Iterable[System], which: Which) -> dict[Task, Run]:

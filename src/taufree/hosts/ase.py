@@ -176,8 +176,7 @@ class TauFree(Calculator):
     def functional(self) -> Functional:
         """The loaded model."""
         if self._functional is None:
-            model = self.parameters["model"]
-            self._functional = model if isinstance(model, Functional) else taufree.load_model(model)
+            self._functional = taufree.load_model(self.parameters["model"])
         return self._functional
 
     def calculate(

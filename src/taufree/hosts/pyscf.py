@@ -31,7 +31,7 @@ def deorbitalize(mf: KS, model: str | Functional = "ms2", potential: str = "ks")
     mf : RKS, UKS or ROKS, density-fitted or not; for crystals KRKS, KUKS and the like
         Its ``xc`` is left at PySCF's default or names the model's parent; it is not changed. A
         crystal's uniform grid is exchanged for a Becke grid where it is too coarse for the model.
-    model : str or Functional
+    model : str, Path or Functional
         Name of a bundled model, a path to a ``.safetensors`` file, or a loaded functional.
     potential : "ks" or "gks"
         "ks": the full functional derivative of the energy: variational, multiplicative.
@@ -46,7 +46,7 @@ def deorbitalize(mf: KS, model: str | Functional = "ms2", potential: str = "ks")
     WeightsError
         The model is missing or damaged.
     """
-    functional = load_model(model) if isinstance(model, str) else model
+    functional = load_model(model)
     if potential not in EXCHANGE_CORRELATION:
         known = " or ".join(map(repr, EXCHANGE_CORRELATION))
         raise UnsupportedError(f"potential={potential!r} is not available; use {known}.")

@@ -22,18 +22,18 @@ class ModelConfig(BaseModel):
     """Number of Gaussians for l = 0, 1, 2, counted from the broadest; none has more than l = 0."""
     cutoff: float = Field(6.5, gt=0)
     """Beyond this distance a grid point and a token do not see each other."""
-    n_mix: int = 8
+    n_mix: int = Field(8, ge=1)
     """Equivariant channels of a token for each l ≥ 1."""
-    width: int = 64
+    width: int = Field(64, ge=1)
     """Width of the token encoder."""
-    n_layers: int = 2
-    n_heads: int = 4
-    n_read: int = 24
+    n_layers: int = Field(2, ge=0)
+    n_heads: int = Field(4, ge=1)
+    n_read: int = Field(24, ge=0)
     """Scalars that a grid point reads back from the tokens."""
-    n_directed: int = 8
+    n_directed: int = Field(8, ge=0)
     """Tensors of each l ≥ 1 that it reads, to be seen along its ∇ρ."""
     n_experts: int = Field(5, ge=1)
-    expert_width: int = 48
+    expert_width: int = Field(48, ge=1)
     expert_depth: int = Field(2, ge=1)
 
     @property
@@ -50,6 +50,8 @@ class ModelConfig(BaseModel):
     def _is_consistent(self) -> Self:
         if not self.n_radial[0] >= max(self.n_radial[1:]) or min(self.n_radial) < 1:
             raise ValueError("n_radial needs at least 1 Gaussian of each l, most for l = 0")
+        if self.width % self.n_heads:
+            raise ValueError("width must be a multiple of n_heads")
         if self.min_exponent * self.cutoff**2 > MAX_ARGUMENT:
             raise ValueError(f"min_exponent · cutoff² may be at most {MAX_ARGUMENT}")
         return self

@@ -50,15 +50,19 @@ def bundled_models() -> list[str]:
     return sorted(n.removesuffix(".safetensors") for n in names if n.endswith(".safetensors"))
 
 
-def load_model(name_or_path: str | Path) -> Functional:
+def load_model(model: str | Path | Functional) -> Functional:
     """A functional by the name of a bundled model, or from a ``.safetensors`` or ``.json`` path.
+
+    A loaded one is returned as it is.
 
     Raises
     ------
     WeightsError
         No such model, a file that does not match its checksum, or another architecture's weights.
     """
-    path = weights_file(name_or_path)
+    if isinstance(model, Functional):
+        return model
+    path = weights_file(model)
     blob, card = read_weights(path)
     try:
         network = Network(ModelConfig.model_validate(card["config"]))

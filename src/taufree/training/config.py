@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from taufree.errors import UserError
 from taufree.model.config import ModelConfig
+
+Config = TypeVar("Config", bound=BaseModel)
 
 
 class TrainingConfig(BaseModel):
@@ -24,8 +27,8 @@ class TrainingConfig(BaseModel):
     start: Path | None = None
     """Weights to start from, or the name of a bundled model: one of the same sizes, also of another
     parent (α̃ is the same quantity for all); by default random ones."""
-    seed: int = 0
-    levels: tuple[int, ...] = (1, 2)
+    seed: int = Field(0, ge=0)
+    levels: tuple[int, ...] = Field((1, 2), min_length=1)
     """Grid levels of the training densities."""
     steps: int = Field(20_000, ge=1)
     densities_per_system: int = Field(10, ge=1)
@@ -35,7 +38,7 @@ class TrainingConfig(BaseModel):
     """Systems a step; of each, the converged density and another one where there are any."""
     points_per_density: int = Field(1_000, ge=2, multiple_of=2)
     learning_rate: float = Field(2e-2, gt=0)
-    warmup_steps: int = 200
+    warmup_steps: int = Field(200, ge=1)
     max_gradient: float = Field(0.1, gt=0)
     """Norm that the gradient is clipped to: no single batch may rule Muon's momentum."""
     shares: dict[str, float] = {}
@@ -63,8 +66,8 @@ class TrainingConfig(BaseModel):
     model: ModelConfig = ModelConfig()
 
 
-def read_config(path: Path) -> TrainingConfig:
-    """Read a TOML file.
+def read_config(path: Path, kind: type[Config]) -> Config:
+    """Read a TOML file as a ``kind`` of settings.
 
     Raises
     ------
@@ -72,7 +75,7 @@ def read_config(path: Path) -> TrainingConfig:
         If it cannot be read, or names a setting that does not exist or has a wrong value.
     """
     try:
-        return TrainingConfig.model_validate(tomllib.loads(path.read_text("utf-8")))
+        return kind.model_validate(tomllib.loads(path.read_text("utf-8")))
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror}.") from error
     except tomllib.TOMLDecodeError as error:

@@ -63,7 +63,7 @@ def train(config_path: Path, *, resume: bool = True) -> dict[str, Any]:
     UserError
         Bad settings, no data, or a checkpoint of other settings or data.
     """
-    config = read_config(config_path)
+    config = read_config(config_path, TrainingConfig)
     fabric = make_fabric()
     fabric.launch()
     torch.manual_seed(config.seed)

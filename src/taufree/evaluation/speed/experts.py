@@ -7,14 +7,12 @@ from typing import Any
 
 import torch
 from rich.table import Table
-from torch import Tensor
 
 from taufree.evaluation.speed import measure, systems
 from taufree.evaluation.speed.measure import DEORBITALIZED, Say
 from taufree.evaluation.speed.peers import evaluate
 from taufree.functional import RHO_THRESHOLD, Functional
 from taufree.model.averages import averaged, see_averages, widths
-from taufree.model.experts import Experts
 from taufree.model.network import local_inputs, token_values
 from taufree.model.sight import see
 from taufree.physics.descriptors import reduced_gradient
@@ -49,7 +47,10 @@ def bench_experts(
         seen = see(local, token_map.to_points(z, y), network.config.n_directed)
         inputs = torch.cat([seen, averages], 1)
         gates = experts.gates(inputs)
-    forms = {"sparse": lambda x: experts(x)[0], "every expert everywhere": dense(experts)}
+    forms = {
+        "sparse": lambda x: experts(x)[0],
+        "every expert everywhere": lambda x: experts.densely(x)[0],
+    }
     say(f"{len(inputs)} grid points")
 
     def run(form: Any) -> None:
@@ -69,16 +70,6 @@ def bench_experts(
         "max_active": int((gates > 0).sum(1).max()),
         "forms": {label: measure.spread(seconds) for label, seconds in times.items()},
     }
-
-
-def dense(experts: Experts) -> Any:
-    """The same sum with no expert left out anywhere."""
-
-    def form(x: Tensor) -> Tensor:
-        outputs = torch.stack([expert(x).squeeze(-1) for expert in experts.experts], 1)
-        return (experts.gates(x) * outputs).sum(1)
-
-    return form
 
 
 def table(result: dict[str, Any]) -> Table:

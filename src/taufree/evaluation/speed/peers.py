@@ -20,13 +20,8 @@ from taufree.evaluation import peers
 from taufree.evaluation.speed import measure, systems
 from taufree.evaluation.speed.measure import DEORBITALIZED, GGA, Say
 from taufree.functional import RHO_THRESHOLD, Functional, leaf
-from taufree.physics.descriptors import (
-    contracted_gradient,
-    iso_orbital_indicator,
-    kinetic_energy_density,
-    lda_exchange,
-    reduced_gradient_squared,
-)
+from taufree.physics.descriptors import contracted_gradient, kinetic_energy_density
+from taufree.physics.parents import energy_density
 
 OURS, SKALA = "taufree", "Skala 1.1"
 LINEAR, EXPERTS = "linear attention (GDA)", "expert transformers"
@@ -185,9 +180,7 @@ def linear_attention(functional: Functional, density: Densities) -> Peer:
             rho = leaf(density.rho[held])
             sigma = leaf(contracted_gradient(density.grad_rho[held]))
             tau = network(*(x.float() for x in (rho, sigma, weights * rho, coords)))
-            alpha = iso_orbital_indicator(rho, sigma, tau.double())
-            p = reduced_gradient_squared(rho, sigma)
-            energy = weights @ (lda_exchange(rho) * functional.parent.enhancement(p, alpha))
+            energy = weights @ energy_density(functional.parent, rho, sigma, tau.double())
             return torch.autograd.grad(energy, (rho, sigma)) if potential else energy
 
     return Peer(call, len(coords), network, "random weights")

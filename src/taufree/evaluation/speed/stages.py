@@ -21,7 +21,6 @@ STAGES: dict[str, dict[str, str]] = {
     "_density": {"": "density"},
     "density": {"": "density"},
     "libxc_eff": {"": "correlation"},
-    "features": {"": "features anew"},
     "potential": {
         "to_tokens": "tokens read the density",
         "answers": "token network",
@@ -30,9 +29,9 @@ STAGES: dict[str, dict[str, str]] = {
         "at_points": "experts",
         "grad(energy": "experts, backward",
         "gather(found": "points to tokens, backward",
-        "scatter(d_seen": "spread to the points",
         "": "local algebra",
     },
+    "_by_points": {"": "spread to the points"},
     "backward": {"average_backward": "averages, backward"},
     "__call__": {"": "copies"},
     "_potential_matrix": {"": "matrix contraction"},
