@@ -26,7 +26,8 @@ from taufree.evaluation import (
 )
 from taufree.evaluation.equation_of_state import EOS
 from taufree.evaluation.report import kind_of, write_report
-from taufree.evaluation.report_figures import bonding_kind, density_groups, learning_curve
+from taufree.evaluation.report_figures import bonding_kind, density_groups
+from taufree.training.plots import learning_curve
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 KINDS = {"H2": "g2", "LiF": "g2", "N2": "g2", "Al-fcc": "crystals", "Al-fcc-gth": "crystals-gth"}

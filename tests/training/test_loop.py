@@ -115,6 +115,8 @@ def test_damaged_checkpoint_is_refused(config: TrainingConfig, tmp_path: Path) -
         ("data = 1\nout =", "not TOML"),
         ('data = "d"\nout = "o"\nstep = 3', "step"),
         ('data = "d"\nout = "o"\nlearning_rate = -1', "learning_rate"),
+        ('data = "d"\nout = "o"\nwarmup_steps = 0', "warmup_steps"),
+        ('data = "d"\nout = "o"\n[model]\nn_heads = 3', "multiple of n_heads"),
     ],
 )
 def test_bad_settings_are_named(text: str, message: str, tmp_path: Path) -> None:
@@ -130,10 +132,19 @@ def test_no_data_is_said(config: TrainingConfig, tmp_path: Path) -> None:
         loop.load_densities(empty, "train", torch.device("cpu"))
 
 
+def test_kinds_without_a_share_are_not_read(config: TrainingConfig) -> None:
+    shared = config.model_copy(update={"shares": {"g2": 1.0, "crystals": 0.0}})
+    assert set(loop.load_densities(shared, "train", torch.device("cpu")).kinds) == {"g2"}
+    other = config.model_copy(update={"shares": {"crystals": 1.0}})
+    with pytest.raises(UserError, match="shares"):
+        loop.load_densities(other, "train", torch.device("cpu"))
+
+
 def test_a_run_starts_from_given_weights(config: TrainingConfig, tmp_path: Path) -> None:
     first = loop.train(write_toml(tmp_path / "c.toml", config))
     fields = {"start": first["weights"], "out": tmp_path / "on", "learning_rate": 1e-12}
     second = loop.train(write_toml(tmp_path / "d.toml", config.model_copy(update=fields)))
     assert second["validation"] == pytest.approx(first["validation"], rel=1e-5)
     start, card = (read_card(Path(run["weights"])) for run in (first, second))
-    assert card["start_sha256"] == start["sha256"] and start["start_sha256"] is None
+    assert card["start"]["sha256"] == start["sha256"] and start["start"] is None
+    assert card["systems"] == start["systems"]

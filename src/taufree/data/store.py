@@ -255,10 +255,11 @@ def _reference(file: h5py.File, group: h5py.Group) -> ReferenceDensity:
     )
 
 
-def entries_of(folder: Path, split: Split) -> list[Entry]:
-    """Manifest entries of the finished systems of a split."""
-    entries = read_manifest(folder).values()
-    return [e for e in entries if e.status == "done" and split_of(e.formula) == split]
+def entries_of(folder: Path, split: Split, kinds: Collection[str] | None = None) -> list[Entry]:
+    """Manifest entries of the finished systems of a split, of some kinds or of all."""
+    done = (e for e in read_manifest(folder).values() if e.status == "done")
+    of_kind = (e for e in done if kinds is None or e.kind in kinds)
+    return [e for e in of_kind if split_of(e.formula) == split]
 
 
 def iter_records(

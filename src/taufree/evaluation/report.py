@@ -34,6 +34,7 @@ from taufree.evaluation.report_figures import CRYSTALS
 from taufree.evaluation.speed import experts, peers, scaling, train, xc
 from taufree.evaluation.speed import scf as speed_scf
 from taufree.files import write_atomic
+from taufree.training.plots import learning_curve
 
 WORST = 10
 STYLE = """
@@ -101,7 +102,7 @@ def write_report(folder: Path, out: Path, logs: Sequence[Path] = ()) -> dict[str
         except ValueError as error:
             raise UserError(f"{log} is no log.jsonl of taufree train.") from error
         name = log.parent.name or log.stem
-        curve = report_figures.learning_curve(entries, name)
+        curve = learning_curve(entries, name)
         sections.append((f"log-{name}", f"Learning curve: {name}", _html(curve)))
     if aims:
         sections.insert(0, ("targets", "Targets", _html(targets.table(aims))))

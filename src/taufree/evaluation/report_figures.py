@@ -161,26 +161,6 @@ def reaction_parity(result: Result) -> Figure:
     return figure
 
 
-def learning_curve(entries: Sequence[Result], name: str) -> Figure:
-    """Training and, if there are any, validation errors against steps, from ``log.jsonl``."""
-    units = {
-        "train": "10⁻³ of each loss (l1, energy: mHa per electron)",
-        "validation": "mean error (mHa)",
-    }
-    parts = [part for part in units if any(entry.get(part) for entry in entries)]
-    figure, axes = _panels(len(parts) or 1)
-    steps = [entry["step"] for entry in entries]
-    for panel, part in zip(axes, parts, strict=False):
-        known = [entry.get(part, {}) for entry in entries]
-        scale = 1e3 if part == "train" else 1.0
-        for key in dict.fromkeys(key for values in known for key in values):
-            values = [abs(scale * v[key]) if key in v else np.nan for v in known]
-            panel.semilogy(steps, values, label=key.removesuffix("_mha").replace("_", " "))
-        panel.set(xlabel="step", ylabel=units[part], title=f"{name}, {part}")
-        panel.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
-    return figure
-
-
 def _panels(n: int) -> tuple[Figure, Sequence[Axes]]:
     figure = Figure(figsize=(5.5 * n, 4), layout="constrained")
     axes = figure.subplots(1, n, squeeze=False)[0]

@@ -65,6 +65,11 @@ class TrainingConfig(BaseModel):
     checkpoint_every: int = Field(500, ge=1)
     model: ModelConfig = ModelConfig()
 
+    @property
+    def kinds(self) -> list[str] | None:
+        """Kinds of systems to train on, those with a share; None: all."""
+        return [kind for kind, share in self.shares.items() if share] or None
+
 
 def read_config(path: Path, kind: type[Config]) -> Config:
     """Read a TOML file as a ``kind`` of settings.

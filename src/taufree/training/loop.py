@@ -19,6 +19,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from taufree.console import stderr
@@ -29,7 +30,6 @@ from taufree.data.store import (
     entries_of,
     load_record,
     manifest_checksum,
-    read_manifest,
 )
 from taufree.data.summary import elements
 from taufree.errors import UserError
@@ -38,12 +38,13 @@ from taufree.model.storage import load_model, read_card, save_model, weights_fil
 from taufree.training.checkpoint import load_checkpoint, save_checkpoint
 from taufree.training.config import TrainingConfig, read_config
 from taufree.training.losses import Losses
-from taufree.training.plots import plot_learning_curve
+from taufree.training.plots import learning_curve
 from taufree.training.relaxation import Molecule, Molecules, energy_errors
 from taufree.training.samples import Batch, Densities, families_of, scaled_record
 from taufree.training.volumes import Crystal, Curves, slope_error
 
 Chance = NDArray[np.float64]
+CRYSTALS = ("crystals", "crystals-gth")
 LOG_EVERY = 5
 """Steps between looks at the losses: each waits for the device. Odd, to see even and odd steps."""
 CRYSTALS_EVERY = 2
@@ -72,8 +73,9 @@ def train(config_path: Path, *, resume: bool = True) -> dict[str, Any]:
     config.out.mkdir(parents=True, exist_ok=True)
     first = fabric.is_global_zero
     checkpoint, log = config.out / "checkpoint.safetensors", config.out / "log.jsonl"
-    settings, entries = config.model_dump(mode="json"), read_manifest(config.data)
-    learned = manifest_checksum({e.name: e for e in entries_of(config.data, "train")})
+    settings = config.model_dump(mode="json")
+    learned = {e.name: e for e in _entries(config, "train")}
+    checksum = manifest_checksum(learned)
     step, running = 0, dict[str, float]()
     if resume and checkpoint.exists():
         state = load_checkpoint(checkpoint, losses.network, optimizers)
@@ -81,7 +83,7 @@ def train(config_path: Path, *, resume: bool = True) -> dict[str, Any]:
             raise UserError(
                 f"{checkpoint} was made with other settings; name another out folder or remove it."
             )
-        if state["data"] != learned:
+        if state["data"] != checksum:
             raise UserError(
                 f"{checkpoint} was made with other data than {config.data} holds now; bring these "
                 "back, name another out folder or remove the checkpoint."
@@ -126,16 +128,17 @@ def train(config_path: Path, *, resume: bool = True) -> dict[str, Any]:
                 with log.open("a") as file:
                     entry = {"step": step, "train": running, "validation": errors}
                     file.write(json.dumps(entry) + "\n")
-                plot_learning_curve(log, config.out / "learning_curve.svg")
+                logged = [json.loads(line) for line in log.read_text().splitlines()]
+                learning_curve(logged, config.name).savefig(config.out / "learning_curve.svg")
             if step % config.checkpoint_every == 0 or step == config.steps:
-                state = {"step": step, "config": settings, "data": learned, "running": running}
+                state = {"step": step, "config": settings, "data": checksum, "running": running}
                 save_checkpoint(checkpoint, losses.network, optimizers, state)
 
     fabric.barrier()  # the first process has written the log
     errors = json.loads(log.read_text().splitlines()[-1])["validation"]
     weights = config.out / f"{config.name}.safetensors"
     if first:
-        save_model(weights, losses.network, _card(config, config_path, entries, errors))
+        save_model(weights, losses.network, _card(config, config_path, learned, errors))
     return {"steps": step, "weights": str(weights), "validation": errors}
 
 
@@ -204,8 +207,6 @@ def chances(systems: Densities | Molecules, shares: dict[str, float]) -> Chance:
     """Probability of each to be drawn, from the shares of the kinds of systems."""
     counts = Counter(systems.kinds)
     weights = [shares.get(k, 0.0) / counts[k] if shares else 1.0 for k in systems.kinds]
-    if not any(weights):
-        raise UserError(f"shares name none of the kinds at hand: {', '.join(counts)}.")
     return np.array(weights) / sum(weights)
 
 
@@ -241,8 +242,11 @@ def set_learning_rate(optimizers: list[Any], rate: float) -> None:
 
 def load_densities(config: TrainingConfig, split: Split, device: torch.device) -> Densities:
     """Every density of a split on the configured grid levels, with what its tokens see."""
-    if not entries_of(config.data, split):
-        raise UserError(f"{config.data} holds no {split} densities; run taufree data build first.")
+    if not _entries(config, split):
+        raise UserError(
+            f"{config.data} holds no {split} densities of the kinds to learn; run `taufree data "
+            "build` first, or name other kinds in [shares]."
+        )
     with stderr.status(f"reading {split} densities"):
         families = (
             family
@@ -252,9 +256,14 @@ def load_densities(config: TrainingConfig, split: Split, device: torch.device) -
         return Densities(families, config.model.cutoff, device)
 
 
+def _entries(config: TrainingConfig, split: Split) -> list[Entry]:
+    """Finished systems of a split; to train on, those of kinds that have a share."""
+    return entries_of(config.data, split, config.kinds if split == "train" else None)
+
+
 def _records(config: TrainingConfig, split: Split) -> Iterator[list[ReferenceDensity]]:
     """Of each system; to train on, G2 densities once more, uniformly scaled."""
-    entries = entries_of(config.data, split)
+    entries = _entries(config, split)
     for entry, records in zip(entries, _read_ahead(config, entries), strict=True):
         most = config.densities_per_system if split == "train" else 1
         yield _chosen(records, most, config.seed)
@@ -294,7 +303,8 @@ def _molecules(config: TrainingConfig, split: Split, device: torch.device) -> Mo
     if not config.relaxation_weight:
         return None
     level, most_atoms = min(config.levels), config.relaxation_atoms
-    molecules = Molecules(config.data, split, level, config.model.parent, most_atoms)
+    kinds = config.kinds if split == "train" else None
+    molecules = Molecules(config.data, split, level, config.model.parent, most_atoms, kinds)
     with stderr.status(f"orbitals of {split} molecules"):
         molecules.prepare(device)
     return molecules
@@ -316,22 +326,22 @@ def validate(
     molecules: Molecules | None = None,
     curves: Curves | None = None,
 ) -> dict[str, float]:
-    """Means of |ΔE_x| and ∫|Δe_x| over densities, in mHa, on all their points.
+    """Means of |ΔE_x| and ∫|Δe_x| over molecules and over cells, in mHa, on all their points.
 
     Over ``molecules`` those of E_relax and of |ΔE_x − E_relax|, the self-consistent energy's error;
     over ``curves`` that of the error of their slopes, in mHa per atom.
     """
-    energy: dict[str, float] = defaultdict(float)
-    absolute: dict[str, float] = defaultdict(float)
-    for k, (name, share) in enumerate(zip(densities.names, densities.shares, strict=True)):
+    groups: dict[str, dict[str, Tensor]] = defaultdict(dict)  # ΔE_x and ∫|Δe_x| of each density
+    of_all = zip(densities.kinds, densities.names, densities.shares, strict=True)
+    for k, (kind, name, share) in enumerate(of_all):
         batch = densities.whole(k)
         error = losses.error(batch) * batch.weights * share * 1e3
-        energy[name] += error.sum().item()
-        absolute[name] += error.abs().sum().item()
-    errors = {
-        "energy_error_mha": sum(map(abs, energy.values())) / len(energy),
-        "l1_mha": sum(absolute.values()) / len(absolute),
-    }
+        sums = groups[kind if kind in CRYSTALS else "molecules"]
+        sums[name] = sums.get(name, 0) + torch.stack([error.sum(), error.abs().sum()])
+    errors: dict[str, float] = {}
+    for group, sums in groups.items():
+        means = torch.stack(list(sums.values())).abs().mean(0).tolist()
+        errors |= zip((f"{group}_energy_error_mha", f"{group}_l1_mha"), means, strict=True)
     if molecules is not None:
         each = ([molecules[k]] for k in range(len(molecules)))
         found = [energy_errors(losses.network, m, create_graph=False) for m in each]
@@ -359,19 +369,26 @@ def _truncate_log(log: Path, step: int) -> None:
 
 
 def _card(
-    config: TrainingConfig, path: Path, entries: dict[str, Entry], errors: dict[str, float]
+    config: TrainingConfig, path: Path, learned: dict[str, Entry], errors: dict[str, float]
 ) -> dict[str, Any]:
+    """What made the weights; of those it started from the same, and so on."""
     git = ["git", "describe", "--always", "--dirty"]
     folder = Path(__file__).parent
     commit = subprocess.run(git, capture_output=True, text=True, check=False, cwd=folder)
     return {
         "command": f"taufree train {path}",
         "training": config.model_dump(mode="json", exclude={"model"}),
-        "start_sha256": read_card(weights_file(config.start))["sha256"] if config.start else None,
+        "start": _made(read_card(weights_file(config.start))) if config.start else None,
         "commit": commit.stdout.strip() or "unknown",
-        "data": manifest_checksum(entries),
-        "elements": elements(entries, "train"),
-        "pseudopotentials": elements(entries, "train", "crystals-gth"),
+        "data": manifest_checksum(learned),
+        "systems": Counter(entry.kind for entry in learned.values()),
+        "elements": elements(learned, "train"),
+        "pseudopotentials": elements(learned, "train", "crystals-gth"),
         "date": time.strftime("%Y-%m-%d"),
         "metrics": {"validation": errors},
     }
+
+
+def _made(card: dict[str, Any]) -> dict[str, Any]:
+    what = ("command", "training", "start", "commit", "data", "systems", "date", "sha256")
+    return {key: card[key] for key in what if key in card}

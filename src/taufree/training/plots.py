@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib.figure import Figure
 
+UNITS = {
+    "train": "10⁻³ of each loss (l1, energy: mHa per electron)",
+    "validation": "mean error (mHa)",
+}
 
-def plot_learning_curve(log: Path, path: Path) -> None:
-    """Training loss and validation errors against steps, from a run's ``log.jsonl``."""
-    entries = [json.loads(line) for line in log.read_text().splitlines()]
+
+def learning_curve(entries: Sequence[Mapping[str, Any]], name: str) -> Figure:
+    """Training and, if there are any, validation errors against steps, from ``log.jsonl``."""
+    parts = [part for part in UNITS if any(entry.get(part) for entry in entries)]
+    figure = Figure(figsize=(5.5 * max(1, len(parts)), 4), layout="constrained")
+    panels = figure.subplots(1, max(1, len(parts)), squeeze=False)[0]
     steps = [entry["step"] for entry in entries]
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for key, label in (("l1", "∫|Δe_x|"), ("energy", "|ΔE_x|")):
-        left.semilogy(steps, [1e3 * abs(e["train"][key]) for e in entries], label=label)
-    left.set(xlabel="step", ylabel="training loss (mHa per electron)")
-    for key, label in (("l1_mha", "∫|Δe_x|"), ("energy_error_mha", "|ΔE_x|")):
-        right.semilogy(steps, [e["validation"][key] for e in entries], label=label)
-    right.set(xlabel="step", ylabel="validation error (mHa)")
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
-        axes.legend()
-    figure.savefig(path)
+    for panel, part in zip(panels, parts, strict=False):
+        known = [entry.get(part, {}) for entry in entries]
+        scale = 1e3 if part == "train" else 1.0
+        for key in dict.fromkeys(key for values in known for key in values):
+            values = [abs(scale * v.get(key, math.nan)) for v in known]
+            panel.semilogy(steps, values, label=key.removesuffix("_mha").replace("_", " "))
+        panel.set(xlabel="step", ylabel=UNITS[part], title=f"{name}, {part}")
+        panel.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+        panel.grid(alpha=0.3)
+    return figure

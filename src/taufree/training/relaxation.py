@@ -17,7 +17,7 @@ to some tenth of E_relax.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -105,17 +105,23 @@ class Molecules:
     Raises
     ------
     UserError
-        If there is none of at most ``most_atoms``.
+        If there is none of ``kinds`` of at most ``most_atoms``.
     """
 
     def __init__(
-        self, folder: Path, split: Split, level: int, parent: str, most_atoms: float = math.inf
+        self,
+        folder: Path,
+        split: Split,
+        level: int,
+        parent: str,
+        most_atoms: float = math.inf,
+        kinds: Collection[str] | None = None,
     ) -> None:
         self.folder, self.level, self.parent = folder, level, parent
         self.device = torch.device("cpu")
         self.entries = [
             entry
-            for entry in entries_of(folder, split)
+            for entry in entries_of(folder, split, kinds)
             if not (system := registry()[entry.name]).period and len(system.symbols) <= most_atoms
         ]
         if not self.entries:
