@@ -10,7 +10,7 @@ from ase.data import dbh24, vdw_radii
 from ase.geometry import get_distances
 from ase.units import Bohr
 
-from taufree.data.arranged import CONTACTS, PARTINGS, bridges
+from taufree.data.arranged import CONTACTS, IN_S22, PARTINGS, bridges
 from taufree.data.splits import split_of
 from taufree.data.systems import System, registry
 
@@ -84,6 +84,8 @@ def test_nothing_of_the_evaluations_is_learned() -> None:
     barriers = (entry["tst"] for entry in dbh24.dbh24_reaction_list.values())
     saddles = {dbh24.create_dbh24_system(name).get_chemical_formula() for name in barriers}
     assert not saddles & {Atoms(s.symbols).get_chemical_formula() for s in SYSTEMS["transfers"]}
+    monomers = [set(name.split("+")) for name in (s.name for s in SYSTEMS["pairs"])]
+    assert not any(pair <= IN_S22 for pair in monomers)
     counts = Counter(split_of(system.formula) for system in arranged)
     assert counts["train"] > 10 * counts["validation"] > 0
     assert not counts["test"]

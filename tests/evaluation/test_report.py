@@ -146,7 +146,7 @@ def a_cells_result() -> dict[str, Any]:
 
 def a_limits_result() -> dict[str, Any]:
     error = {"relative": 0.125, "mha_per_electron": 0.25, "mean_alpha": 1.0}
-    line = {"at": "Z = 1", "errors": dict.fromkeys(limits.SHOWN, error)}
+    line = {"at": "Z = 1", "electrons": 1, "errors": dict.fromkeys(limits.SHOWN, error)}
     means = [{"factor": 2.0, "relative": 0.0, "largest_relative": 0.0, "mha_per_electron": 0.0}]
     return {
         "model": "ms2", "parent": "MS2", "uniform_scaling": {"count": 1, "means": means},
@@ -245,9 +245,9 @@ def test_targets_of_self_consistent_results() -> None:
         "dipole": True,
         "converged, molecules": True,
         "median cycles, molecules": True,
-        "converged, interactions of S22": True,
-        "median cycles, interactions of S22": True,
-        "interactions of S22, 1 of them": True,
+        "converged, interactions of S22, def2-svp": True,
+        "median cycles, interactions of S22, def2-svp": True,
+        "interactions of S22, 1 of them, def2-svp": True,
         "lattice constant of crystals": False,
         "converged, crystals": True,
         "median cycles, crystals": True,

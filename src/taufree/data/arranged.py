@@ -41,14 +41,15 @@ IN_S22 = {"H2O", "NH3", "CH4", "HCOOH", "HCN"}
 
 def arranged() -> Iterator[System]:
     """Every system of the kinds ``twisted``, ``parted``, ``transfers`` and ``pairs``."""
-    from taufree.data.splits import split_of  # which builds on this module
+    from taufree.data.splits import split_of, splits  # which build on this module
 
     for system in g2_systems():
         if split_of(system.formula) == "train" and system.n_electrons <= MOST_ELECTRONS:
             yield from _twisted(system.name)
             yield from _parted(system.name)
-    yield from _transfers()
-    yield from _pairs()
+    for system in (*_transfers(), *_pairs()):
+        if system.formula not in splits()["test"]:  # NH3+CO2 has that of nitromethane
+            yield system
 
 
 def _twisted(name: str) -> Iterator[System]:
@@ -96,8 +97,6 @@ def _transfers() -> Iterator[System]:
 
 def _pairs() -> Iterator[System]:
     """Two molecules, turned at random, in contact; one in three in the smaller basis."""
-    from taufree.data.splits import splits  # which builds on this module
-
     chosen = list(itertools.combinations_with_replacement(PARTNERS, 2))
     chosen = [pair for pair in chosen if not set(pair) <= IN_S22]
     order = _chance("pairs").permutation(len(chosen))[:N_PAIRS]
@@ -108,9 +107,7 @@ def _pairs() -> Iterator[System]:
         direction = np.array([0.0, 0.0, 1.0])
         right.positions += direction * _contact(left, right, direction, rng.uniform(*CONTACTS))
         basis = SMALL if rank % 3 == 0 else DEFAULT
-        system = System.from_ase(key, left + right, kind="pairs", basis=basis)
-        if system.formula not in splits()["test"]:  # NH3+CO2 has that of nitromethane
-            yield system
+        yield System.from_ase(key, left + right, kind="pairs", basis=basis)
 
 
 def bridges(atoms: Atoms) -> Iterator[tuple[int, int, NDArray[np.bool_]]]:

@@ -8,7 +8,7 @@ atoms      the neutral atoms up to Kr that g2 lacks, in their Hund ground states
 ions       monatomic ions and small molecular ions (bound anions only)
 diatomics  diatomics at experimental bond lengths: the elements that g2 has few of, and K to Kr
 molecules  polyatomics of the same elements
-compounds  some 380 small compounds from SMILES, at force-field geometries
+compounds  663 small compounds from SMILES, at force-field geometries
 dimers     weakly bound dimers, none of them in the S22 set (that one is for evaluation)
 pairs      two g2 molecules in contact, in random orientations, see `taufree.data.arranged`
 stretched  g2 molecules of the training split, all distances scaled

@@ -245,7 +245,7 @@ def _figure(plane: Plane, images: Array, maps: Maps, title: str) -> Figure:
     for q, name in enumerate(QUANTITIES):
         parent, model = (np.where(maps.dense, x[q], np.nan) for x in (maps.parent, maps.model))
         difference = model - parent
-        bound = float(np.nanpercentile(np.abs(parent), 99))
+        bound = float(np.nanpercentile(np.abs(parent), 99)) or 1e-12
         off = float(np.nanpercentile(np.abs(difference), 99)) or 1e-12
         norms = [SymLogNorm(bound / 100, vmin=-bound, vmax=bound) for _ in range(2)]
         rows = (("parent", parent), ("model", model), ("model − parent", difference))

@@ -256,7 +256,7 @@ def _errors(functional: Functional, at: str, exact: ExactDensity) -> dict[str, A
 
 
 def table(result: dict[str, Any]) -> Table:
-    """Errors of E_x in every limit: percent, and mHa per electron."""
+    """Errors of E_x in every limit: percent, and mHa (scaling and slabs: per electron)."""
     scaling, gas = result["uniform_scaling"], result["uniform_gas"]
     table = Table(
         title=f"exact conditions: errors of E_x, {escape(Path(result['model']).name) or MODEL} for "
@@ -265,7 +265,7 @@ def table(result: dict[str, Any]) -> Table:
     )
     table.add_column("condition")
     table.add_column("at")
-    for unit in ("%", "mHa/electron"):
+    for unit in ("%", "mHa"):
         for name in SHOWN:
             table.add_column(f"{name}\n{unit}", justify="right")
     by_form = ["0"] * (len(SHOWN) - 1)
@@ -278,11 +278,13 @@ def table(result: dict[str, Any]) -> Table:
         for i, line in enumerate(result[key]):
             errors = [line["errors"][name] for name in SHOWN]
             percents = [f"{100 * e['relative']:+.4f}" for e in errors]
-            mhas = [f"{e['mha_per_electron']:+.2f}" for e in errors]
+            electrons = 1 if key == "slabs" else line["electrons"]
+            mhas = [f"{electrons * e['mha_per_electron']:+.2f}" for e in errors]
             table.add_row(title if i == 0 else "", line["at"], *percents, *mhas)
         table.add_section()
     table.caption = (
         "scaling: E_x[ρ_λ] against λE_x[ρ], means of absolute values; every α(p, q) obeys it\n"
+        "scaling and slabs in mHa per electron\n"
         "slab, one electron, closed shells: against the parent at the exact α\n"
         f"uniform gas: largest |α̃ − 1| is {gas['max_alpha_error']:.1g}"
     )

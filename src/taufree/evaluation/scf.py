@@ -22,7 +22,7 @@ from taufree.hosts.single_point import KCAL_PER_HARTREE
 from taufree.model.storage import load_model
 
 DISTINCT = ("g2", "atoms", "ions", "diatomics", "molecules", "dimers")
-"""Kinds with a calculation of their own; the others vary one of these."""
+"""Kinds of the test split that are compared; the others that it holds vary one of these."""
 
 
 def evaluate(

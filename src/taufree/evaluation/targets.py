@@ -12,6 +12,16 @@ from rich.table import Table
 from taufree.evaluation.density import MODEL
 
 Result = Mapping[str, Any]
+POTENTIALS = (
+    ("vrho_mha", "v_ρ", "mHa"),
+    ("vsigma_sigma_mha", "v_σ σ/ρ", "mHa"),
+    ("vtau", "v_τ", ""),
+)
+GROUPS = {
+    "all molecules": "molecules",
+    "crystals": "crystals",
+    "crystals-gth": "crystals with pseudopotentials",
+}
 REACTIONS = {"dbh24": ("barrier heights of DBH24", 0.5), "s22": ("interactions of S22", 0.15)}
 
 
@@ -71,15 +81,11 @@ def _density(result: Result) -> Iterator[Line]:
     name, value = _best(means, "l1_mha")
     l1, best = means[MODEL]["l1_mha"], f"{name} {value:.3g} mHa"
     yield _line("∫|Δe_x| of molecules", l1, value / 3, "mHa", best, "1/3 of the comparator's")
-    classic = means["PCopt"]
-    for key, label, unit in (
-        ("vrho_mha", "v_ρ", "mHa"),
-        ("vsigma_sigma_mha", "v_σ σ/ρ", "mHa"),
-        ("vtau", "v_τ", ""),
-    ):
-        best = f"PCopt {classic[key]:.3g} {unit}".rstrip()
-        value = means[MODEL][key]
-        yield _line(f"{label} of molecules", value, classic[key] / 5, unit, best, "1/5 of PCopt's")
+    for group, of in GROUPS.items():
+        for key, label, unit in POTENTIALS if group in groups else ():
+            value, classic = groups[group][MODEL][key], groups[group]["PCopt"][key]
+            best = f"PCopt {classic:.3g} {unit}".rstrip()
+            yield _line(f"{label} of {of}", value, classic / 5, unit, best, "1/5 of PCopt's")
     if "cycles_mha" in means[MODEL]:
         cycles = means[MODEL]["cycles_mha"]
         why = "twice the converged ones'"
@@ -109,9 +115,10 @@ def _scf(result: Result) -> Iterator[Line]:
 def _reactions(result: Result) -> Iterator[Line]:
     for name, (label, bound) in REACTIONS.items():
         if (found := result["summary"].get(name)) and found["compared"]:
-            measure = f"{label}, {found['compared']} of them"
+            measure = f"{label}, {found['compared']} of them, {result['basis']}"
             yield _line(measure, found["mean_error_kcal"], bound, "kcal/mol")
-            yield from _convergence(found, label, found["converged"], found["n_systems"])
+            of = f"{label}, {result['basis']}"
+            yield from _convergence(found, of, found["converged"], found["n_systems"])
 
 
 def _solids(result: Result) -> Iterator[Line]:
