@@ -97,6 +97,11 @@ def facts(result: Mapping[str, Any]) -> Table:
     return table
 
 
+def number(value: float | None, form: str) -> str:
+    """A table's cell: a dash where there is no value."""
+    return "–" if value is None else format(value, form)
+
+
 def flat(result: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Name and value of every entry, in words; nested entries by all their names."""
     for key, value in result.items():

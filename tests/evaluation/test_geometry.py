@@ -16,7 +16,7 @@ from networks import random_functional
 from taufree.ase import TauFree
 from taufree.data.systems import System
 from taufree.errors import UserError
-from taufree.evaluation import cells, geometry
+from taufree.evaluation import cells, geometry, workers
 from taufree.functional import Functional
 
 
@@ -55,11 +55,11 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
         }  # fmt: skip
 
     monkeypatch.setattr(geometry, "relaxed", relaxed)
-    monkeypatch.setattr(geometry, "run_all", in_turn)
+    monkeypatch.setattr(workers, "_on_workers", in_turn)
     return done
 
 
-def in_turn(work: Any, calls: dict[Any, tuple[Any, ...]], functional: Functional, **_: Any) -> Any:
+def in_turn(work: Any, calls: dict[Any, tuple[Any, ...]], *_: Any) -> Any:
     """Without workers, which would not see what a test has replaced."""
     return ((name, work(*arguments)) for name, arguments in calls.items())
 
@@ -117,7 +117,7 @@ def test_cells(functional: Functional, tmp_path: Path, monkeypatch: pytest.Monke
         return CRYSTAL if name == "Si" else {"converged": False, "error": "it broke"}
 
     monkeypatch.setattr(cells, "_crystal", crystal)
-    monkeypatch.setattr(cells, "run_all", in_turn)
+    monkeypatch.setattr(workers, "_on_workers", in_turn)
     result = cells.evaluate(functional, out=tmp_path)
     assert list(result["crystals"]) == ["Si", "MgO"]
     assert "+0.0010" in printed(cells.table(result)) and "it broke" in printed(cells.table(result))
@@ -142,7 +142,7 @@ def test_a_cell_goes_on_where_it_was_interrupted(
     functional: Functional, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cells, "TauFree", Spring)
-    monkeypatch.setattr(cells, "run_all", in_turn)
+    monkeypatch.setattr(workers, "_on_workers", in_turn)
     monkeypatch.setitem(cells.CRYSTALS, "MgO", ("rocksalt", 4.1, "def2-svp"))
     options: dict[str, Any] = {"out": tmp_path, "names": ["MgO"]}
     first = cells.evaluate(functional, **options)

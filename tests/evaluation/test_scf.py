@@ -17,6 +17,7 @@ from taufree.evaluation.plots import plot_scf
 from taufree.evaluation.scf import evaluate, summary, table
 from taufree.evaluation.self_consistent import converge, converge_all
 from taufree.evaluation.thermochemistry import atomization, atoms_of
+from taufree.evaluation.workers import run_all
 from taufree.functional import Functional
 from taufree.model.storage import fingerprint
 
@@ -106,26 +107,28 @@ def test_failed_calculations_are_shown_and_tried_again(
 
 
 def test_interrupted_evaluation_keeps_what_is_finished(
-    tmp_path: Path, small: Small, one_orbital: Functional, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    small: Small,
+    one_orbital: Functional,
+    scheduler: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked = []
+    def interrupted(*arguments: Any, **options: Any) -> Iterator[Any]:
+        yield next(run_all(*arguments, **options))
+        raise KeyboardInterrupt
 
-    def calculate(tasks: Any, *_: Any) -> Iterator[Any]:
-        for done, task in enumerate(tasks):
-            if len(asked) == 1 and done:
-                raise KeyboardInterrupt
-            asked.append(task)
-            yield task, {"converged": True, "cycles": 1, "energy_hartree": 0.0}
-
-    monkeypatch.setattr(self_consistent, "_calculate", calculate)
     systems = [small("He"), small("H")]
-    with pytest.raises(KeyboardInterrupt):
-        converge_all(systems, one_orbital, 0, out=tmp_path)
-    assert len(stamps(tmp_path)) == 1
-    assert len(converge_all(systems, one_orbital, 0, out=tmp_path)) == 4
-    assert len(asked) == len(set(asked)) == 4
-    converge_all(systems, one_orbital, 1, out=tmp_path)  # another grid is another calculation
-    assert len(asked) == 8
+    options: dict[str, Any] = {"out": tmp_path, "scheduler": scheduler}
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(self_consistent, "run_all", interrupted)
+        converge_all(systems, one_orbital, 0, **options)
+    first = stamps(tmp_path)
+    assert len(first) == 1
+    assert len(converge_all(systems, one_orbital, 0, **options)) == 4
+    second = stamps(tmp_path)
+    assert len(second) == 4 and first.items() <= second.items()
+    converge_all(systems, one_orbital, 1, **options)  # another grid is another calculation
+    assert len(stamps(tmp_path)) == 8
 
 
 def test_what_does_not_converge_is_no_error_but_no_result_either(

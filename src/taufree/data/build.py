@@ -126,7 +126,7 @@ def build(
     with _locked(out):
         entries = read_manifest(out)
         tasks = []
-        for system in sorted(systems, key=_cost, reverse=True):  # large ones first pack best
+        for system in sorted(systems, key=lambda s: s.cost, reverse=True):
             grids = tuple(levels or default_levels(system))
             key = digest(system, grids)
             entry = _known(out, entries.get(system.name), system, key)
@@ -147,10 +147,6 @@ Task = tuple[System, tuple[int, ...], str]  # system, grid levels, digest
 def default_levels(system: System) -> tuple[int, ...]:
     """Grid levels of a system's record: a crystal's, or those of a molecule's split."""
     return CRYSTAL_LEVELS if system.period else LEVELS[split_of(system.formula)]
-
-
-def _cost(system: System) -> int:
-    return system.n_electrons * len(system.symbols) * (2 if system.polarized else 1)
 
 
 def _known(out: Path, entry: Entry | None, system: System, key: str) -> Entry | None:

@@ -134,6 +134,11 @@ class System:
         return self.period.core_electrons if self.period else 0
 
     @property
+    def cost(self) -> int:
+        """Rough effort of a calculation, to begin with the large ones: so they pack best."""
+        return self.n_electrons * len(self.symbols) * (2 if self.polarized else 1)
+
+    @property
     def polarized(self) -> bool:
         """Whether spin-up and spin-down densities differ."""
         return bool(self.spin or (self.period and self.period.moments))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -22,7 +21,6 @@ from rich.table import Table
 from taufree.ase import TauFree
 from taufree.errors import UserError
 from taufree.evaluation.workers import Run, run_all
-from taufree.files import write_atomic
 from taufree.functional import Functional
 from taufree.hosts import dynamics
 from taufree.hosts.structures import is_gth
@@ -92,21 +90,19 @@ def evaluate(
     if unknown := sorted(set(chosen) - CRYSTALS.keys()):
         raise UserError(f"{unknown[0]!r} is none of {', '.join(CRYSTALS)}.")
     folder = None if out is None else out.absolute() / f"model-{fingerprint(functional)[:12]}"
-    files = {name: None if folder is None else folder / _file(name, kpts) for name in chosen}
-    found = {name: kept for name, file in files.items() if (kept := _kept(file)) is not None}
-    calls = {
-        name: (name, functional, kpts, files[name])
-        for name in reversed(chosen)
-        if name not in found
-    }
-    found |= run_all(
-        _crystal,
-        calls,
-        functional,
-        what="crystals",
-        scheduler=scheduler,
-        workers=workers,
-        console=console,
+    files = {name: folder / _file(name, kpts) for name in chosen} if folder else {}
+    calls = {name: (name, functional, kpts, files.get(name)) for name in reversed(chosen)}
+    found = dict(
+        run_all(
+            _crystal,
+            calls,
+            functional,
+            what="crystals",
+            files=files,
+            scheduler=scheduler,
+            workers=workers,
+            console=console,
+        )
     )
     crystals = {name: found[name] for name in chosen}
     return {"model": functional.name, "kpts": list(kpts), "crystals": crystals}
@@ -117,17 +113,10 @@ def _file(name: str, kpts: tuple[int, int, int]) -> str:
     return f"{name}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}.json"
 
 
-def _kept(file: Path | None) -> Run | None:
-    if file is not None and file.is_file():
-        with suppress(ValueError):  # damaged: calculate it again
-            return json.loads(file.read_text("utf-8"))
-    return None
-
-
 def _crystal(
     name: str, functional: Functional, kpts: tuple[int, int, int], file: Path | None
 ) -> Run:
-    """One crystal; ``file`` gets the result, and beside it the relaxation's last step is kept."""
+    """One crystal; the relaxation's last step is kept beside ``file``, that of the result."""
     structure, a, basis = CRYSTALS[name]
     atoms: Any = bulk(name, structure, a=a)
     with tempfile.TemporaryDirectory() as scratch:
@@ -148,16 +137,13 @@ def _crystal(
         energies.append(there.get_potential_energy())
     volume, _, modulus = EquationOfState(volumes, energies, eos="birchmurnaghan").fit()
     relaxed, eos = _lattice_constant(atoms.get_volume()), _lattice_constant(volume)
-    result = {
+    return {
         "converged": run["converged"],
         "relaxed_angstrom": relaxed,
         "eos_angstrom": eos,
         "difference_angstrom": relaxed - eos,
         "bulk_modulus_gpa": float(modulus / GPa),
     }
-    if file is not None:
-        write_atomic(file, json.dumps(result, indent=1).encode())
-    return result
 
 
 def _lattice_constant(volume: float) -> float:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +18,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from taufree.ase import TauFree
+from taufree.console import number
 from taufree.data.splits import Split, systems_of
 from taufree.data.systems import System
 from taufree.errors import UserError
 from taufree.evaluation.self_consistent import WHICH, Which
-from taufree.evaluation.workers import Run, failed, run_all
-from taufree.files import write_atomic
+from taufree.evaluation.workers import Run, run_all
 from taufree.functional import Functional
 from taufree.hosts import dynamics
 from taufree.model.storage import fingerprint, load_model
@@ -91,26 +89,23 @@ def evaluate(
     """
     functional = load_model(model)
     systems = _chosen(split, names)[:limit]
-    store = _Store(out, functional, basis, level)
     tasks = [(s, which, n < frequencies) for n, s in enumerate(systems) for which in WHICH]
-    runs = {task: kept for task in tasks if (kept := store.get(task)) is not None}
     calls = {
         (system, which, modes): (system, functional, which == "parent", basis, level, modes)
         for system, which, modes in reversed(tasks)  # large ones first pack best
-        if (system, which, modes) not in runs
     }
-    for task, run in run_all(
-        relaxed,
-        calls,
-        functional,
-        what="relaxing",
-        scheduler=scheduler,
-        workers=workers,
-        console=console,
-    ):
-        runs[task] = run
-        if "error" not in run:
-            store.put(task, run)
+    runs: dict[Task, Run] = dict(
+        run_all(
+            relaxed,
+            calls,
+            functional,
+            what="relaxing",
+            files=_files(out, tasks, functional, basis, level),
+            scheduler=scheduler,
+            workers=workers,
+            console=console,
+        )
+    )
     lines = []
     for n, system in enumerate(systems):
         both: dict[str, Run] = {which: runs[system, which, n < frequencies] for which in WHICH}
@@ -136,36 +131,22 @@ def _chosen(split: Split, names: Sequence[str] | None) -> list[System]:
     return sorted(found, key=lambda s: (len(s.symbols) * s.n_electrons, s.name))
 
 
-class _Store:
-    """Finished calculations, one JSON file each; the parent's in a folder of their own."""
-
-    def __init__(self, out: Path | None, functional: Functional, basis: str, level: int) -> None:
-        self.functional, self.basis, self.level, self.out = functional, basis, level, out
-        self.folders = {
-            "parent": f"parent-{functional.parent.xc}",
-            "deorbitalized": f"model-{fingerprint(functional)[:12]}",
-        }
-
-    def get(self, task: Task) -> Run | None:
-        path = self._path(task)
-        if path is not None and path.is_file():
-            with suppress(ValueError):  # damaged: calculate it again
-                return json.loads(path.read_text("utf-8"))
-        return None
-
-    def put(self, task: Task, run: Run) -> None:
-        path = self._path(task)
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, json.dumps(run, indent=1).encode())
-
-    def _path(self, task: Task) -> Path | None:
-        system, which, with_frequencies = task
-        if self.out is None:
-            return None
-        settings = repr((system, self.basis, self.level, FMAX, with_frequencies))
+def _files(
+    out: Path | None, tasks: Sequence[Task], functional: Functional, basis: str, level: int
+) -> dict[Task, Path]:
+    """One JSON file for each finished calculation; the parent's in a folder of their own."""
+    if out is None:
+        return {}
+    folders: dict[Which, str] = {
+        "parent": f"parent-{functional.parent.xc}",
+        "deorbitalized": f"model-{fingerprint(functional)[:12]}",
+    }
+    files = {}
+    for system, which, with_frequencies in tasks:
+        settings = repr((system, basis, level, FMAX, with_frequencies))
         key = hashlib.sha256(settings.encode()).hexdigest()[:12]
-        return self.out / self.folders[which] / f"{system.name}-{key}.json"
+        files[system, which, with_frequencies] = out / folders[which] / f"{system.name}-{key}.json"
+    return files
 
 
 def relaxed(
@@ -185,13 +166,10 @@ def relaxed(
         charge=system.charge, spin=system.spin, conv_tol=1e-10,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            run = dynamics.relax(atoms, Path(folder) / "relax.traj", fmax=FMAX, steps=STEPS)
-            modes = None
-            if with_frequencies and run["converged"]:
-                modes = dynamics.vibrations(atoms, Path(folder) / "vib")["frequencies_cm"]
-        except Exception as error:  # one molecule's trouble is not the others'
-            return failed(error)
+        run = dynamics.relax(atoms, Path(folder) / "relax.traj", fmax=FMAX, steps=STEPS)
+        modes = None
+        if with_frequencies and run["converged"]:
+            modes = dynamics.vibrations(atoms, Path(folder) / "vib")["frequencies_cm"]
     return {
         "converged": run["converged"],
         "steps": run["steps"],
@@ -283,4 +261,4 @@ def table(result: dict[str, Any]) -> Table:
 def _cells(numbers: Mapping[str, Any], prefix: str) -> list[str]:
     forms = {"bond_angstrom": ".4f", "angle_degree": ".2f", "frequency_cm": ".1f"}
     values = {name: numbers[prefix + name] for name in forms}
-    return ["–" if v is None else format(v, forms[name]) for name, v in values.items()]
+    return [number(v, forms[name]) for name, v in values.items()]

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from taufree.console import number
 from taufree.data.reactions import SETS, Reaction, reactions
 from taufree.data.systems import System
 from taufree.errors import UserError
@@ -165,7 +166,7 @@ def table(result: dict[str, Any]) -> Table:
         table.add_column(column, justify="right")
     for line in result["reactions"]:
         numbers = (line[key] for key in ("energy_kcal", "parent_kcal", "error_kcal"))
-        cells = ("–" if x is None else f"{x:+.2f}" for x in (*numbers, line["reference_kcal"]))
+        cells = (number(x, "+.2f") for x in (*numbers, line["reference_kcal"]))
         table.add_row(escape(line["name"]), *cells)
     table.add_section()
     for name, found in result["summary"].items():

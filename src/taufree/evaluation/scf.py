@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from taufree.console import number
 from taufree.data.splits import Split, systems_of
 from taufree.data.systems import System
 from taufree.errors import UserError
@@ -219,18 +220,18 @@ def table(result: dict[str, Any]) -> Table:
             ", ".join(converged) or "yes",
             *(str(run.get("cycles", "–")) for run in runs),
             *_cells(line, "{}", "+"),
-            *(_number(run.get("wall_s"), ".1f") for run in runs),
+            *(number(run.get("wall_s"), ".1f") for run in runs),
         )
     table.add_section()
     found = result["summary"]
-    median = [_number(found[key], "g") for key in ("median_cycles", "parent_median_cycles")]
+    median = [number(found[key], "g") for key in ("median_cycles", "parent_median_cycles")]
     table.add_row("mean |Δ|, median cycles", "", *median, *_cells(found, "mean_{}"), "", "")
     table.add_row("largest |Δ|", "", "", "", *_cells(found, "max_{}"), "", "")
     n = found["n_systems"]
     table.caption = (
         f"converged: {round(found['converged'] * n)} of {n}, "
         f"parent {round(found['parent_converged'] * n)} of {n}; differences where both are; "
-        f"{_number(found['wall_ratio'], '.2f')} of the parent's wall time (median)"
+        f"{number(found['wall_ratio'], '.2f')} of the parent's wall time (median)"
     )
     return table
 
@@ -244,10 +245,6 @@ def _cells(numbers: Mapping[str, Any], key: str, sign: str = "") -> list[str]:
     }
     signs = {"d_dipole_debye": ""}
     return [
-        _number(numbers[key.format(name)], signs.get(name, sign) + form)
+        number(numbers[key.format(name)], signs.get(name, sign) + form)
         for name, form in columns.items()
     ]
-
-
-def _number(value: float | None, form: str) -> str:
-    return "–" if value is None else format(value, form)

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from ase.units import Hartree
-from pyscf import lib
 from rich.console import Console
 
 from taufree.data.generate import mean_field
@@ -23,8 +19,7 @@ from taufree.data.periodic import properties as crystal_properties
 from taufree.data.store import digest, file_of
 from taufree.data.systems import System
 from taufree.evaluation.workers import Run as Run
-from taufree.evaluation.workers import failed, run_all
-from taufree.files import write_atomic
+from taufree.evaluation.workers import run_all
 from taufree.functional import Functional
 from taufree.hosts import rescue
 from taufree.hosts.pyscf import deorbitalize
@@ -54,89 +49,54 @@ def converge_all(
     parent's serve every model and potential, and so do a crystal's density-fitting integrals, which
     take most of its time. What broke off with an error is tried again.
     """
-    store = _Store(out, functional, level, potential)
-    tasks: list[Task] = [
-        (system, each) for system in sorted(systems, key=_cost, reverse=True) for each in which
-    ]
-    runs = {task: kept for task in tasks if (kept := store.get(task)) is not None}
-    missing = [task for task in tasks if task not in runs]
+    largest_first = sorted(systems, key=lambda system: system.cost, reverse=True)
+    tasks: list[Task] = [(system, each) for system in largest_first for each in which]
     integrals = None if out is None else out.absolute() / "integrals"
     if integrals and any(system.period for system in systems):
-        integrals.mkdir(exist_ok=True)
-    options = level, integrals, potential
-    for task, run in _calculate(missing, functional, options, scheduler, workers, console):
-        runs[task] = run
-        if "error" not in run:
-            store.put(task, run)
-    return runs
-
-
-def _cost(system: System) -> int:
-    return system.n_electrons * len(system.symbols) * (2 if system.polarized else 1)
-
-
-class _Store:
-    """Finished calculations, one JSON file each; the parent's in a folder of their own."""
-
-    def __init__(
-        self, folder: Path | None, functional: Functional, level: int, potential: str
-    ) -> None:
-        self.level = level
-        self.folders: dict[Which, Path] = {}
-        if folder is not None:
-            self.folders["parent"] = folder / f"parent-{functional.parent.xc}"
-            suffix = "" if potential == "ks" else f"-{potential}"
-            model = f"model-{fingerprint(functional)[:12]}{suffix}"
-            self.folders["deorbitalized"] = folder / model
-        for path in self.folders.values():
-            path.mkdir(parents=True, exist_ok=True)
-
-    def _path(self, task: Task) -> Path | None:
-        system, which = task
-        if not self.folders:
-            return None
-        key = digest(system, [self.level])[:12]
-        return self.folders[which] / f"{Path(file_of(system)).stem}-{key}.json"
-
-    def get(self, task: Task) -> Run | None:
-        path = self._path(task)
-        if path is not None and path.is_file():
-            with suppress(ValueError):  # damaged: calculate it again
-                return json.loads(path.read_text("utf-8"))
-        return None
-
-    def put(self, task: Task, run: Run) -> None:
-        path = self._path(task)
-        if path is not None:
-            write_atomic(path, json.dumps(run, indent=1).encode())
-
-
-def _calculate(
-    tasks: Sequence[Task],
-    functional: Functional,
-    options: tuple[int, Path | None, str],
-    scheduler: str | None,
-    workers: int | None,
-    console: Console | None,
-) -> Iterator[tuple[Task, Run]]:
-    """Yield the tasks' results as they finish."""
+        integrals.mkdir(parents=True, exist_ok=True)
+    models = {"deorbitalized": functional, "parent": None}
     calls = {
-        (system, which): (system, functional if which == "deorbitalized" else None, *options)
-        for system, which in tasks
+        (system, each): (system, models[each], level, integrals, potential)
+        for system, each in tasks
     }
+    runs: dict[Task, Run] = {}
     for task, run in run_all(
         converge,
         calls,
         functional,
         what="self-consistent",
+        files=_files(out, tasks, functional, level, potential),
         scheduler=scheduler,
         workers=workers,
         console=console,
     ):
+        runs[task] = run
         if console is not None and not run["converged"]:
             why = run.get("error") or f"not converged in {run['cycles']} cycles"
             console.print(f"{task[0].name}, {task[1]}: {why}", markup=False)
-        yield task, run
+    return runs
+
+
+def _files(
+    folder: Path | None,
+    tasks: Sequence[Task],
+    functional: Functional,
+    level: int,
+    potential: str,
+) -> dict[Task, Path]:
+    """One JSON file for each finished calculation; the parent's in a folder of their own."""
+    if folder is None:
+        return {}
+    suffix = "" if potential == "ks" else f"-{potential}"
+    folders: dict[Which, Path] = {
+        "parent": folder / f"parent-{functional.parent.xc}",
+        "deorbitalized": folder / f"model-{fingerprint(functional)[:12]}{suffix}",
+    }
+    return {
+        (system, which): folders[which]
+        / f"{Path(file_of(system)).stem}-{digest(system, [level])[:12]}.json"
+        for system, which in tasks
+    }
 
 
 def converge(
@@ -154,37 +114,32 @@ def converge(
     A crystal's density-fitting integrals are taken from the folder ``integrals``, or left there,
     and do not count in ``wall_s``.
     """
-    lib.num_threads(1)  # parallel over systems
-    torch.set_num_threads(1)
-    try:
-        mf = mean_field(system)
-        if not (system.period and system.period.pseudo):
-            mf.grids.level = level
-        if functional is not None:
-            mf = deorbitalize(mf, functional, potential)
-        if system.period and system.period.pseudo is None:
-            _fit_density(mf, system, integrals)
-        energies: list[float] = []
-        mf.callback = lambda scf: energies.append(float(scf["e_tot"]))
-        start = time.perf_counter()
-        if system.period:
-            converge_crystal(mf, system.period, mf.callback)
-        else:
-            mf.kernel()
-        wall = time.perf_counter() - start
-        by_itself, cycles = bool(mf.converged), int(mf.cycles)
-        if not by_itself and len(system.symbols) == 1 and not system.period:
-            rescue.converge(mf, mf.make_rdm1())
-        return {
-            "converged": by_itself,
-            "rescued": bool(mf.converged) and not by_itself,
-            "cycles": cycles,
-            **(crystal_properties(mf) if system.period else _molecule_properties(mf)),
-            "energies_hartree": energies,
-            "wall_s": wall,
-        }
-    except Exception as error:  # one system's trouble is not the others'
-        return failed(error)
+    mf = mean_field(system)
+    if not (system.period and system.period.pseudo):
+        mf.grids.level = level
+    if functional is not None:
+        mf = deorbitalize(mf, functional, potential)
+    if system.period and system.period.pseudo is None:
+        _fit_density(mf, system, integrals)
+    energies: list[float] = []
+    mf.callback = lambda scf: energies.append(float(scf["e_tot"]))
+    start = time.perf_counter()
+    if system.period:
+        converge_crystal(mf, system.period, mf.callback)
+    else:
+        mf.kernel()
+    wall = time.perf_counter() - start
+    by_itself, cycles = bool(mf.converged), int(mf.cycles)
+    if not by_itself and len(system.symbols) == 1 and not system.period:
+        rescue.converge(mf, mf.make_rdm1())
+    return {
+        "converged": by_itself,
+        "rescued": bool(mf.converged) and not by_itself,
+        "cycles": cycles,
+        **(crystal_properties(mf) if system.period else _molecule_properties(mf)),
+        "energies_hartree": energies,
+        "wall_s": wall,
+    }
 
 
 def gap(mf: Any) -> float | None:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from taufree.console import number
 from taufree.data.crystals import at_volume, bonding, lattice_constant
 from taufree.data.splits import Split, systems_of
 from taufree.data.systems import System
@@ -328,25 +329,23 @@ def table(result: dict[str, Any]) -> Table:
         parent = line["parent"]
         table.add_row(
             escape(line["name"]),
-            _number(parent["lattice_constant_angstrom"], ".3f"),
-            _number(parent["bulk_modulus_gpa"], ".1f"),
-            _number(parent["cohesive_ev"], ".2f"),
-            _number(parent["gap_ev"], ".2f"),
-            *(_number(line[key], form) for key, (_, _, form) in COLUMNS.items()),
+            number(parent["lattice_constant_angstrom"], ".3f"),
+            number(parent["bulk_modulus_gpa"], ".1f"),
+            number(parent["cohesive_ev"], ".2f"),
+            number(parent["gap_ev"], ".2f"),
+            *(number(line[key], form) for key, (_, _, form) in COLUMNS.items()),
             " / ".join(_median_of(line[which]["points"], "cycles") for which in WHICH),
             " / ".join(_median_of(line[which]["points"], "wall_s") for which in WHICH),
         )
     table.add_section()
     found = result["summary"]
     for label, key in (("mean |Δ|", "mean_{}"), ("largest |Δ|", "max_{}")):
-        cells = [
-            _number(found[key.format(name)], form[-3:]) for name, (*_, form) in COLUMNS.items()
-        ]
+        cells = [number(found[key.format(name)], form[-3:]) for name, (*_, form) in COLUMNS.items()]
         table.add_row(label, "", "", "", "", *cells, "", "")
     worst = {column: found[f"worst_{name}"] for name, (column, *_) in COLUMNS.items()}
     table.caption = (
         f"converged: {found['converged']} of {found['n_points']} points, parent "
-        f"{found['parent_converged']}; {_number(found['wall_ratio'], '.2f')} of the parent's wall "
+        f"{found['parent_converged']}; {number(found['wall_ratio'], '.2f')} of the parent's wall "
         "time (median); cycles, time: medians, deorbitalized / parent, NO: not converged\nworst: "
         + ", ".join(f"{column} {escape(name)}" for column, name in worst.items() if name)
     )
@@ -357,7 +356,3 @@ def _median_of(runs: Sequence[Run], key: str) -> str:
     if not all(run["converged"] for run in runs):
         return "NO"
     return f"{np.median([run[key] for run in runs]):.3g}" if runs else "–"
-
-
-def _number(value: float | None, form: str) -> str:
-    return "–" if value is None else format(value, form)

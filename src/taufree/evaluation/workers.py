@@ -1,8 +1,11 @@
-"""Many calculations with one functional, several at once on Dask workers."""
+"""Many calculations with one functional, several at once on Dask workers, each kept when done."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -13,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from taufree.data.build import dask_client
+from taufree.files import write_atomic
 from taufree.functional import Functional
 
 Run = dict[str, Any]
@@ -25,6 +29,7 @@ def run_all(
     functional: Functional,
     *,
     what: str,
+    files: Mapping[Name, Path] | None = None,
     scheduler: str | None = None,
     workers: int | None = None,
     console: Console | None = None,
@@ -32,8 +37,33 @@ def run_all(
     """Yield ``work(*arguments)`` of every call as it finishes; each on one thread.
 
     The first ones begin first. ``functional`` among the arguments is sent to each worker once. What
-    breaks off is reported by `failed`; ``work`` must be a function of a module.
+    breaks off is reported by `failed`; ``work`` must be a function of a module. A result that its
+    one of ``files`` holds is not calculated again; there every other is written at once, but not
+    what broke off.
     """
+    files = files or {}
+    missing = {}
+    for name, arguments in calls.items():
+        if (kept := _kept(files.get(name))) is None:
+            missing[name] = arguments
+        else:
+            yield name, kept
+    for name, run in _on_workers(work, missing, functional, what, scheduler, workers, console):
+        if name in files and "error" not in run:
+            files[name].parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(files[name], json.dumps(run, indent=1).encode())
+        yield name, run
+
+
+def _on_workers(
+    work: Callable[..., Run],
+    calls: Mapping[Name, tuple[Any, ...]],
+    functional: Functional,
+    what: str,
+    scheduler: str | None,
+    workers: int | None,
+    console: Console | None,
+) -> Iterator[tuple[Name, Run]]:
     if not calls:
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -61,7 +91,17 @@ def run_all(
 def _on_one_thread(work: Callable[..., Run], *arguments: Any) -> Run:
     lib.num_threads(1)
     torch.set_num_threads(1)
-    return work(*arguments)
+    try:
+        return work(*arguments)
+    except Exception as error:  # one system's trouble is not the others'
+        return failed(error)
+
+
+def _kept(file: Path | None) -> Run | None:
+    if file is not None and file.is_file():
+        with suppress(ValueError):  # damaged: calculate it again
+            return json.loads(file.read_text("utf-8"))
+    return None
 
 
 def failed(error: BaseException) -> Run:
