@@ -141,6 +141,24 @@ def refuse_unwritable(path: Path, option: str = "--json") -> None:
         raise UserError(f"{option} {path} cannot be written: choose a place that is yours.")
 
 
+PICTURES = (".png", ".svg", ".pdf")
+
+
+def refuse_picture(path: Path | None, option: str = "--plot") -> None:
+    """As `refuse_unwritable`, for a picture that may be wanted; its name says the format.
+
+    Raises
+    ------
+    UserError
+        Another format, or a place that cannot be written.
+    """
+    if path is None:
+        return
+    if path.suffix.lower() not in PICTURES:
+        raise UserError(f"{option} {path}: give a name that ends in {', '.join(PICTURES)}.")
+    refuse_unwritable(path, option)
+
+
 def write_json(path: Path, result: Mapping[str, Any]) -> None:
     """Write the whole file or, when that fails, nothing; NaN and infinity become null."""
     text = json.dumps(_plain(result), indent=2, allow_nan=False) + "\n"

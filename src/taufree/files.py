@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from taufree.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -29,3 +34,10 @@ def write_atomic(path: Path, content: bytes) -> None:
         raise UserError(f"cannot write {path}: {why}; make room there and run it again") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a picture whole or not at all; the format is the name's."""
+    image = io.BytesIO()
+    figure.savefig(image, format=path.suffix.removeprefix(".").lower(), dpi=150)
+    write_atomic(path, image.getvalue())

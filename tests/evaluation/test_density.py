@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from taufree.console import write_json
+from taufree.console import refuse_picture, write_json
 from taufree.data.systems import registry
 from taufree.errors import UserError
 from taufree.evaluation.density import COLUMNS, PROTOTYPE, evaluate, table
-from taufree.evaluation.plots import check_format, plot_density
+from taufree.evaluation.plots import plot_density
 from taufree.functional import Functional
 from taufree.physics.kinetic import DEORBITALIZERS
 
@@ -75,9 +75,9 @@ def test_what_cannot_be_evaluated_is_refused(
     with pytest.raises(UserError, match="taufree data build"):
         evaluate(functional, tmp_path)
     with pytest.raises(UserError, match="ends in"):
-        check_format(tmp_path / "errors.txt")
+        refuse_picture(tmp_path / "errors.txt")
     with pytest.raises(UserError, match="missing"):
-        check_format(tmp_path / "nowhere" / "errors.svg")
+        refuse_picture(tmp_path / "nowhere" / "errors.svg")
 
 
 def test_another_parents_densities_serve_at_fixed_density(

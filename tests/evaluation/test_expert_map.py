@@ -15,9 +15,10 @@ from pyscf import dft
 
 from networks import random_functional
 from reference import hydroxyl_radical, orbital_density
+from taufree.console import refuse_picture
 from taufree.errors import DomainWarning, UserError
 from taufree.evaluation import expert_map
-from taufree.evaluation.plots import check_format, save
+from taufree.files import save_figure
 from taufree.hosts.single_point import Settings
 from tolerances import SUM_ROUNDING
 
@@ -62,7 +63,7 @@ def test_a_picture_of_hydrogen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert sum(result["electron_share"]) == pytest.approx(1, abs=1e-6)
     assert set(result["mean_absolute_difference"]) == set(expert_map.QUANTITIES)
     picture = tmp_path / "h2.png"
-    save(figure, picture)
+    save_figure(figure, picture)
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
@@ -98,4 +99,4 @@ def test_a_crystals_map_is_periodic(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_picture_that_cannot_be_written_is_refused_before_the_calculation() -> None:
     with pytest.raises(UserError, match=r"--out picture\.gif: give a name that ends in \.png"):
-        check_format(Path("picture.gif"), "--out")
+        refuse_picture(Path("picture.gif"), "--out")

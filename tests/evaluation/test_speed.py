@@ -133,7 +133,7 @@ def test_peers_at_their_published_sizes(bench):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["xc", "--plot", "picture.bmp"], "end the name in"),
+        (["xc", "--plot", "picture.bmp"], "give a name that ends in"),
         (["xc", "--plot", "missing/picture.svg"], "the folder missing is missing"),
         (["xc", "none.xyz"], "none.xyz is not a file"),
         (["scaling", "--family", "polymer"], "choose of alkane, water"),

@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from taufree.console import AGAIN, Report, facts, reported, stderr
+from taufree.console import AGAIN, Report, facts, refuse_picture, reported, stderr
+from taufree.files import save_figure
 from taufree.options import (
     Basis,
     Charge,
@@ -54,8 +55,7 @@ def evaluate_density(
     from taufree.comparators.trained import load_comparator
     from taufree.evaluation import density, plots
 
-    if plot:
-        plots.check_format(plot)
+    refuse_picture(plot)
     others = [load_comparator(path) for path in comparator or ()]
     result = density.evaluate(model, folder, split, grid_level, stderr, others)
     if plot:
@@ -83,8 +83,7 @@ def evaluate_scf(
     from taufree.data.build import select
     from taufree.evaluation import plots, scf
 
-    if plot:
-        plots.check_format(plot)
+    refuse_picture(plot)
     result = scf.evaluate(
         model,
         split,
@@ -165,8 +164,7 @@ def evaluate_solids(
     from taufree.data.build import select
     from taufree.evaluation import plots, solids
 
-    if plot:
-        plots.check_format(plot)
+    refuse_picture(plot)
     result = solids.evaluate(
         model,
         split,
@@ -306,10 +304,10 @@ def plot_experts(
     json: Json = None,
 ) -> Report:
     """The expert that owns each point of a plane, and e_x, v_ρ, v_σ, v_τ beside the parent's."""
-    from taufree.evaluation import expert_map, plots
+    from taufree.evaluation import expert_map
     from taufree.hosts.single_point import Settings
 
-    plots.check_format(picture, "--out")
+    refuse_picture(picture, "--out")
     settings = Settings(
         basis=basis,
         charge=charge,
@@ -320,6 +318,6 @@ def plot_experts(
         smearing_ev=smearing,
     )
     result, figure = expert_map.evaluate(file, settings)
-    plots.save(figure, picture)
+    save_figure(figure, picture)
     result |= {"picture": picture}
     return Report(result, facts(result))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,28 +13,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from taufree.errors import UserError
 from taufree.evaluation.density import MODEL
 from taufree.evaluation.equation_of_state import EOS
-from taufree.files import write_atomic
+from taufree.files import save_figure
 
-FORMATS = ("png", "svg", "pdf")
 ROW = 0.2  # inch
 BEST_CLASSIC = "PCopt"
-
-
-def check_format(path: Path, option: str = "--plot") -> None:
-    """Say before a long calculation that its picture could not be written.
-
-    Raises
-    ------
-    UserError
-        The name does not end in .png, .svg or .pdf, or its folder is missing.
-    """
-    if path.suffix.removeprefix(".").lower() not in FORMATS:
-        raise UserError(f"{option} {path}: give a name that ends in .{', .'.join(FORMATS)}.")
-    if not path.resolve().parent.is_dir():
-        raise UserError(f"{option} {path}: the folder {path.parent} is missing: make it first.")
 
 
 def plot_density(result: dict[str, Any], path: Path) -> None:
@@ -81,7 +64,7 @@ def plot_scf(result: dict[str, Any], path: Path) -> None:
 
 def plot_solids(result: dict[str, Any], path: Path) -> None:
     """Write `solids_figure`."""
-    save(solids_figure(result), path)
+    save_figure(solids_figure(result), path)
 
 
 def solids_figure(result: dict[str, Any]) -> Figure:
@@ -131,7 +114,7 @@ def _finish(
     for panel in panels:
         panel.grid(alpha=0.3)
     _legend(figure, panels)
-    save(figure, path)
+    save_figure(figure, path)
 
 
 def _legend(
@@ -144,10 +127,3 @@ def _legend(
         handles, labels = panel.get_legend_handles_labels()
         labelled |= dict(zip(labels, handles, strict=True))
     figure.legend(labelled.values(), labelled.keys(), loc=where, fontsize="small")
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write a picture whole or not at all; the format is the name's."""
-    image = io.BytesIO()
-    figure.savefig(image, format=path.suffix.removeprefix(".").lower(), dpi=150)
-    write_atomic(path, image.getvalue())

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from rich.text import Text
 
-from taufree.console import facts
+from taufree.console import facts, refuse_unwritable
 from taufree.errors import UserError
 from taufree.evaluation import (
     cells,
@@ -75,8 +75,7 @@ def write_report(folder: Path, out: Path, logs: Sequence[Path] = ()) -> dict[str
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder: give the one that holds the --json files.")
-    if not out.resolve().parent.is_dir():
-        raise UserError(f"--out {out}: the folder {out.parent} is missing: make it first.")
+    refuse_unwritable(out, "--out")
     results = [
         (path, kind_of(result), result)
         for path in sorted(folder.glob("*.json"))

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from taufree.console import AGAIN, Report, reported, stderr
+from taufree.console import AGAIN, Report, refuse_picture, reported, stderr
 from taufree.errors import UserError
+from taufree.files import save_figure
 from taufree.options import GridLevel, Json, MaxMemory, Model, Plot
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-PLOT_FORMATS = {".svg", ".png", ".pdf"}
 
 bench = typer.Typer(help="Speed beside PBE, the parent and other networks.", no_args_is_help=True)
 
@@ -42,7 +38,7 @@ def xc(
     json: Json = None,
 ) -> Report:
     """One XC build: first and later ones, PBE and the parent in turn, and where the time goes."""
-    check_plot(plot)
+    refuse_picture(plot)
     import taufree
     from taufree.evaluation.speed import xc as speed
 
@@ -79,7 +75,7 @@ def crystals(
     json: Json = None,
 ) -> Report:
     """One XC build of crystals: first and later ones, PBE and the parent in turn."""
-    check_plot(plot)
+    refuse_picture(plot)
     import taufree
     from taufree.evaluation.speed import systems
     from taufree.evaluation.speed import xc as speed
@@ -116,7 +112,7 @@ def scf(
     json: Json = None,
 ) -> Report:
     """Whole density-fitted SCF: wall time, cycles and energy beside PBE and the parent."""
-    check_plot(plot)
+    refuse_picture(plot)
     import taufree
     from taufree.evaluation.speed import scf as speed
 
@@ -158,7 +154,7 @@ def scaling(
     json: Json = None,
 ) -> Report:
     """Time and memory of an XC build against the number of atoms, with fitted exponents."""
-    check_plot(plot)
+    refuse_picture(plot)
     from taufree.evaluation.speed import scaling as speed
 
     setup = speed.Setup(
@@ -195,7 +191,7 @@ def train(
     json: Json = None,
 ) -> Report:
     """Training throughput: grid points a second, forward and backward."""
-    check_plot(plot)
+    refuse_picture(plot)
     import taufree
     from taufree.evaluation.speed import train as speed
 
@@ -228,7 +224,7 @@ def peers(
     json: Json = None,
 ) -> Report:
     """Time per grid point for energy and potential, beside the networks of others."""
-    check_plot(plot)
+    refuse_picture(plot)
     import taufree
     from taufree.evaluation.speed import peers as speed
 
@@ -276,24 +272,7 @@ def say(line: str) -> None:
         stderr.print(line)
 
 
-def check_plot(path: Path | None) -> None:
-    """Say before a long benchmark, not after it, that its plot cannot be written.
-
-    Raises
-    ------
-    UserError
-        A format that is not offered, or a folder that is missing.
-    """
-    if path is None:
-        return
-    if path.suffix not in PLOT_FORMATS:
-        raise UserError(f"--plot {path}: end the name in {', '.join(sorted(PLOT_FORMATS))}.")
-    if not path.resolve().parent.is_dir():
-        raise UserError(f"--plot {path}: the folder {path.parent} is missing: make it first.")
-
-
 def draw(path: Path | None, plot: Any, result: dict[str, Any]) -> None:
     """Save the figure that ``plot`` makes of a result, if a path is given."""
     if path is not None:
-        figure: Figure = plot(result)
-        figure.savefig(path, dpi=150)
+        save_figure(plot(result), path)
