@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import version
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import pyscf.lib
@@ -13,20 +11,19 @@ import torch
 from rich.table import Table
 
 from taufree.console import flat
-from taufree.model.storage import bundled_models, read_card
+from taufree.model.storage import bundled_models, read_card, weights_file
 
 PACKAGES = ("taufree", "torch", "pyscf", "numpy", "ase", "lightning-fabric", "dask")
 
 
 def about() -> dict[str, Any]:
     """Versions, threads, device, and the model card of every bundled model, by name."""
-    weights = Path(str(files("taufree").joinpath("weights")))
     cuda = torch.cuda.is_available()
     return {
         "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
         "threads": {"torch": torch.get_num_threads(), "pyscf": pyscf.lib.num_threads()},
         "device": torch.cuda.get_device_name() if cuda else "cpu",
-        "models": {name: read_card(weights / f"{name}.json") for name in bundled_models()},
+        "models": {name: read_card(weights_file(name)) for name in bundled_models()},
     }
 
 

@@ -71,7 +71,8 @@ class Potential:
 
     ``vrho`` (n_points,) and ``vgrad`` (n_points, 3) are ∂E_x/∂ρ_j and ∂E_x/∂∇ρ_j, weights included:
     the full functional derivative, through attention. ``exc`` (n_points,) is the energy per volume,
-    ``vweight`` (n_points,) is ∂E_x/∂w_j, ``seam`` is where positions enter.
+    ``vweight`` (n_points,) is ∂E_x/∂w_j, ``alpha`` (n_points,) is α̃, ``gates``
+    (n_points, n_experts) are the experts' weights, ``seam`` is where positions enter.
     """
 
     exc: Tensor
@@ -293,5 +294,5 @@ def hold(rho: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def leaf(x: Tensor) -> Tensor:
-    """A detached copy that collects its own gradient."""
+    """Detached, in the same memory, to collect a gradient of its own."""
     return x.detach().requires_grad_()

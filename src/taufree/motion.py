@@ -38,7 +38,7 @@ def motion(
     """Positions enter through Φ(r_j − R_A), averages, and the distances between tokens.
 
     ``potential`` and ``geometry`` belong together; ``centers`` (n_centers, 3) and ``lattice``
-    (3, 3) are what the geometry was made of.
+    (n_periodic, 3) are what the geometry was made of.
     """
     token_map, seam = geometry.token_map, potential.seam
     # scalars before tensors

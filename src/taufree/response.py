@@ -17,7 +17,7 @@ class Response:
 
     E_x is three pieces joined by the linear maps Φᵀ and Φ between points and tokens:
 
-        x = values(ρ, ∇ρ),  c = Φᵀ x,  (z, q) = answers(c),  f = Φ z,
+        x = values(ρ, ∇ρ),  c = Φᵀ x,  (z, y, q) = answers(c),  f = Φ (z, y),
         E_x = Σ_j w_j e(ρ_j, ∇ρ_j, f_j, ρ̄_j[q])
 
     A change runs forward through them and the change of the derivatives runs back. With x̄ = ∂E_x/∂x
@@ -44,16 +44,16 @@ class Response:
         all_points = slice(None)
         self.c = leaf(self.token_map.to_tokens(self._values(self.rho, self.grad_rho, all_points)))
         with torch.enable_grad():
-            self.z = self.functional.answers(self.c, geometry.bonds)
+            self.answers = self.functional.answers(self.c, geometry.bonds)
         d_z = self._no_answers()
         for points, tiles in self.token_map.blocks():
             variables = self._at(points, tiles)
             with torch.enable_grad():
                 d_f, d_q = grad(self._energy(points, tiles, *variables), variables[2:])
             self._collect(d_z, d_f, d_q, tiles)
-        self.d_z = tuple(map(leaf, d_z))
+        self.d_answers = tuple(map(leaf, d_z))
         with torch.enable_grad():
-            (self.d_c,) = grad(self.z, self.c, self.d_z, create_graph=True)
+            (self.d_c,) = grad(self.answers, self.c, self.d_answers, create_graph=True)
 
     def __call__(self, d_rho: Tensor, d_grad_rho: Tensor) -> tuple[Tensor, Tensor]:
         """Changes of vrho and vgrad for several changes of the density at once.
@@ -68,7 +68,7 @@ class Response:
         z_changes, c_changes = [], []
         for dn, dg in zip(d_rho, d_grad_rho, strict=True):
             dc = self.token_map.to_tokens(self._change_of_values(dn, dg))
-            d_d_c, *d_answers = grad(self.d_c, (self.c, *self.d_z), dc, retain_graph=True)
+            d_d_c, *d_answers = grad(self.d_c, (self.c, *self.d_answers), dc, retain_graph=True)
             z_changes.append(d_answers)
             c_changes.append(d_d_c)
 
@@ -88,7 +88,7 @@ class Response:
                 self._collect(answers[k], d_f, d_q, tiles)
 
         for k, d_z in enumerate(answers):
-            c_changes[k] += grad(self.z, self.c, d_z, retain_graph=True)[0]
+            c_changes[k] += grad(self.answers, self.c, d_z, retain_graph=True)[0]
         for points, tiles in self.token_map.blocks():
             n, g = leaf(self.rho[points]), leaf(self.grad_rho[points])
             with torch.enable_grad():
@@ -97,7 +97,9 @@ class Response:
             for k in range(n_changes):
                 local = d_rho[k, points], d_grad_rho[k, points]
                 curved = grad(first, (n, g), local, retain_graph=True)
-                straight = grad(values, (n, g), self._scalars(c_changes[k], tiles), True)
+                straight = grad(
+                    values, (n, g), self._scalars(c_changes[k], tiles), retain_graph=True
+                )
                 vrho[k, points] += curved[0] + straight[0]
                 vgrad[k, points] += curved[1] + straight[1]
         return vrho, vgrad
@@ -116,7 +118,7 @@ class Response:
 
     def _at(self, points: Tensor, tiles: slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Variables of the energy of a block of points: ρ, ∇ρ, f and q."""
-        z, y, q = (x.detach() for x in self.z)
+        z, y, q = (x.detach() for x in self.answers)
         f = self.token_map.scatter(z, y, tiles)
         return leaf(self.rho[points]), leaf(self.grad_rho[points]), leaf(f), leaf(q)
 
@@ -129,7 +131,7 @@ class Response:
         return self.weights[points] @ self.functional.at_points(n, s, b, f, average)[0]
 
     def _no_answers(self) -> tuple[Tensor, ...]:
-        return tuple(torch.zeros_like(x) for x in self.z)
+        return tuple(torch.zeros_like(x) for x in self.answers)
 
     def _collect(
         self, d_answers: tuple[Tensor, ...], d_f: Tensor, d_q: Tensor, tiles: slice

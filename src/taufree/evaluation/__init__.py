@@ -1,1 +1,1 @@
-
+"""Errors of a model beside its parent and other deorbitalizers, speed, the report."""

@@ -27,7 +27,6 @@ from taufree.errors import UserError
 from taufree.functional import Functional, hold
 from taufree.physics.descriptors import (
     contracted_gradient,
-    iso_orbital_indicator,
     kinetic_energy_density,
     reduced_gradient_squared,
     reduced_laplacian,
@@ -42,12 +41,6 @@ MHA = 1000.0
 def spin_scaled(density: GridDensity) -> tuple[Tensor, Tensor]:
     """ρ and σ of the spin-unpolarized densities n_spin·ρσ, (n_spin, n_points) each."""
     return density.n_spin * density.rho, contracted_gradient(density.n_spin * density.grad_rho)
-
-
-def parent_alpha(record: ReferenceDensity) -> Tensor:
-    """α of the parent's orbitals, (n_spin, n_points)."""
-    rho, sigma, _ = hold(*spin_scaled(record.density))
-    return iso_orbital_indicator(rho, sigma, record.density.n_spin * record.tau)
 
 
 def classic_alpha(deorbitalizer: Deorbitalizer, record: ReferenceDensity) -> Tensor:
@@ -118,8 +111,8 @@ def compare(
 
 def routing(record: ReferenceDensity, gates: Tensor) -> tuple[list[float], int]:
     """Electrons that go to each expert, and the largest number of experts active at a point."""
-    rho, _ = spin_scaled(record.density)
+    rho, sigma = spin_scaled(record.density)
     electrons = rho * record.density.weights / record.density.n_spin
-    _, _, held = hold(*spin_scaled(record.density))
+    held = hold(rho, sigma)[2]
     active = (gates > 0).sum(-1) * held
     return torch.einsum("sp,spe->e", electrons, gates).tolist(), int(active.max())

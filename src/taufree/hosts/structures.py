@@ -83,8 +83,8 @@ def charge_and_spin(atoms: Atoms, charge: int | None, spin: int | None) -> tuple
         Such a sum is not a whole number, or moments have both signs.
     """
     total: float = atoms.get_initial_charges().sum() if charge is None else charge
-    moment: float = abs(atoms.get_initial_magnetic_moments().sum()) if spin is None else spin
     moments = atoms.get_initial_magnetic_moments()
+    moment: float = abs(moments.sum()) if spin is None else spin
     if spin is None and moments.max(initial=0) >= 0.5 and moments.min(initial=0) <= -0.5:
         raise UnsupportedError(
             "initial magnetic moments of both signs are not available: remove them (or "

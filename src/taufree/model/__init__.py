@@ -1,1 +1,1 @@
-
+"""The network: tokens, attention, averages, experts; `network` joins them."""

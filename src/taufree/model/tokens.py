@@ -322,7 +322,10 @@ def _spatial_order(coords: Tensor) -> Tensor:
 def images(
     centers: Tensor, lattice: Tensor | None, coords: Tensor, cutoff: float
 ) -> tuple[Tensor, Tensor]:
-    """Token index and position of every token, or image of one, that some point may see."""
+    """Token index and position of every token, or image of one, that some point may see.
+
+    Shapes: (n_tokens, 3), (n_periodic, 3) or None, (n_points, 3) -> (n_images,), (n_images, 3).
+    """
     index = torch.arange(centers.shape[0], device=centers.device)
     if lattice is None or not len(coords):
         return index, centers

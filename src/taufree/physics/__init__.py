@@ -1,1 +1,1 @@
-
+"""Exact formulas: descriptors, analytic deorbitalizers, parents' exchange."""

@@ -1,4 +1,8 @@
-"""Local descriptors of an unpolarized density; each formula is written here once (atomic units)."""
+"""Local descriptors of an unpolarized density; each formula is written here once (atomic units).
+
+Arguments and results of a function have one shape, (..., n_points), with a last axis of 3 more for
+vectors.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Analytic deorbitalizers: α from ρ, ∇ρ, ∇²ρ alone, the classic recipes to measure against.
 
-With F_W = 5p/3 and q the reduced Laplacian, τ = τ_unif F_K and α = F_K − F_W.
+With F_W = 5p/3 and q the reduced Laplacian, τ = τ_unif F_K and α = F_K − F_W. All take p = s² and
+q and give α, dimensionless and of one shape.
 """
 
 from __future__ import annotations

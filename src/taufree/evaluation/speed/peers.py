@@ -16,9 +16,9 @@ from torch import Tensor
 
 from taufree.comparators.expert_transformers import N_EXPERTS, Exchange, ExpertTransformers
 from taufree.comparators.linear_attention import LinearAttention
-from taufree.evaluation import peers
 from taufree.evaluation.speed import measure, systems
 from taufree.evaluation.speed.measure import DEORBITALIZED, GGA, Say
+from taufree.evaluation.speed.skala import skala_features, skala_network
 from taufree.functional import RHO_THRESHOLD, Functional, leaf
 from taufree.physics.descriptors import contracted_gradient, kinetic_energy_density
 from taufree.physics.parents import energy_density
@@ -206,7 +206,7 @@ def expert_transformers(density: Densities, points: int) -> Peer:
 
 def skala(density: Densities) -> Peer | None:
     """Skala's network, with the derivatives that its meta-GGA matrix needs; None if not there."""
-    network = peers.skala_network()
+    network = skala_network()
     if network is None:
         return None
     grids, mol = density.grids, density.mol
@@ -232,7 +232,7 @@ def skala(density: Densities) -> Peer | None:
     def call(potential: bool) -> object:
         with torch.set_grad_enabled(potential):
             inputs = {name: leaf(x.contiguous()) for name, x in by_spin.items()}
-            energy = network.get_exc(peers.skala_features({**inputs, **fixed}))
+            energy = network.get_exc(skala_features({**inputs, **fixed}))
             return torch.autograd.grad(energy, list(inputs.values())) if potential else energy
 
     return Peer(call, len(density.rho), network, "random weights; needs τ: costs a meta-GGA build")

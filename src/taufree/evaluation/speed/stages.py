@@ -40,6 +40,10 @@ STAGES: dict[str, dict[str, str]] = {
 """Stages of `taufree.functional.Functional.potential` and of its host, PySCF."""
 
 
+BUSIEST = 12
+"""Lines that are named."""
+
+
 class StageSampler:
     """Adds up, over a ``with`` block, how long its thread is in which stage and at which line.
 
@@ -68,9 +72,9 @@ class StageSampler:
         """Fraction of the time in each stage, largest first."""
         return _shares(self.stages)
 
-    def hot_lines(self, n: int = 12) -> dict[str, float]:
-        """Fraction of the time at each of the ``n`` busiest lines."""
-        return dict(list(_shares(self.lines).items())[:n])
+    def hot_lines(self) -> dict[str, float]:
+        """Fraction of the time at each of the busiest lines."""
+        return dict(list(_shares(self.lines).items())[:BUSIEST])
 
     def _watch(self) -> None:
         last = time.perf_counter()

@@ -70,7 +70,7 @@ def energy_density(parent: Parent, rho: Tensor, sigma: Tensor, tau: Tensor) -> T
 def partial_derivatives(
     parent: Parent, rho: Tensor, sigma: Tensor, tau: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """e_x of `energy_density`, and ∂e_x/∂ρ, ∂e_x/∂σ, ∂e_x/∂τ."""
+    """e_x of `energy_density`, and ∂e_x/∂ρ, ∂e_x/∂σ, ∂e_x/∂τ: four of that shape, without graph."""
     variables = [x.detach().requires_grad_() for x in (rho, sigma, tau)]
     with torch.enable_grad():
         exc = energy_density(parent, *variables)
