@@ -41,6 +41,10 @@ class GridDensity:
         scaled = self.n_spin * self.rho, self.n_spin * self.grad_rho
         return list(zip(*scaled, strict=True))
 
+    def integral(self, values: Tensor) -> Tensor:
+        """½ Σσ ∫ f[2ρσ], or ∫ f[ρ] of a closed shell; f (n_spin, n_points) at `unpolarized`."""
+        return (values @ self.weights).sum() / self.n_spin
+
     def scaled(self, factor: float) -> GridDensity:
         """ρ_λ(r) = λ³ρ(λr) on the grid and nuclei at r/λ: λ > 1 contracts, N stays."""
         return replace(

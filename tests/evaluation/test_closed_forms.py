@@ -9,7 +9,7 @@ from numpy.polynomial import legendre
 from scipy.optimize import brentq
 
 from taufree.evaluation.closed_forms import ExactDensity, jellium_slab, one_electron
-from taufree.evaluation.limits import exchange_energy
+from taufree.evaluation.errors import exchange_energy
 from taufree.physics.descriptors import (
     K_F,
     contracted_gradient,

@@ -58,6 +58,7 @@ def test_elements_travel_with_the_weights(network: Network, tmp_path: Path) -> N
     path = tmp_path / "trained.safetensors"
     save_model(path, network, {"elements": ["H", "O"], "pseudopotentials": ["O"]})
     functional = load_model(path)
+    assert load_model(functional) is functional
     assert functional.elements == functional.double().elements == {"H", "O"}
     assert functional.pseudopotentials == functional.double().pseudopotentials == {"O"}
 

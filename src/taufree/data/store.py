@@ -81,7 +81,7 @@ class ReferenceDensity:
     @property
     def e_x(self) -> Tensor:
         """The parent's exchange energy E_x = ½ Σσ ∫ e_x[2ρσ], or ∫ e_x[ρ] for a closed shell."""
-        return (self.exc @ self.density.weights).sum() / self.density.n_spin
+        return self.density.integral(self.exc)
 
 
 @dataclass(frozen=True)

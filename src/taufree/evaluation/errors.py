@@ -28,11 +28,12 @@ from taufree.functional import Functional, hold
 from taufree.physics.descriptors import (
     contracted_gradient,
     kinetic_energy_density,
+    lda_exchange,
     reduced_gradient_squared,
     reduced_laplacian,
 )
 from taufree.physics.kinetic import Deorbitalizer
-from taufree.physics.parents import parent_named, partial_derivatives
+from taufree.physics.parents import Parent, parent_named, partial_derivatives
 from taufree.quantities import GridDensity
 
 MHA = 1000.0
@@ -86,6 +87,13 @@ def parent_form(record: ReferenceDensity, alpha: Tensor) -> tuple[Tensor, ...]:
     return tuple(x * held for x in values)
 
 
+def exchange_energy(parent: Parent, density: GridDensity, alpha: Tensor) -> float:
+    """E_x = ½ Σσ ∫ e_x(2ρσ, α), or ∫ e_x(ρ, α) for a closed shell; α (n_spin, n_points)."""
+    rho, sigma, held = hold(*spin_scaled(density))
+    exc = held * lda_exchange(rho) * parent.enhancement(reduced_gradient_squared(rho, sigma), alpha)
+    return float(density.integral(exc))
+
+
 def compare(
     record: ReferenceDensity, exc: Tensor, vrho: Tensor, vsigma: Tensor, vtau: Tensor
 ) -> dict[str, float]:
@@ -93,10 +101,9 @@ def compare(
     d_exc, d_rho = exc - record.exc, vrho - record.vrho
     d_sigma, d_tau = vsigma - record.vsigma, vtau - record.vtau
     rho, sigma = spin_scaled(record.density)
-    weights = record.density.weights
 
     def integral(values: Tensor) -> float:
-        return float((values @ weights).sum()) / record.density.n_spin
+        return float(record.density.integral(values))
 
     electrons = integral(rho)
     return {

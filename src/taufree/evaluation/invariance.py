@@ -21,9 +21,10 @@ from taufree.data.reparent import with_parent
 from taufree.data.store import ReferenceDensity, iter_records
 from taufree.errors import UserError
 from taufree.evaluation.density import MODEL
-from taufree.evaluation.errors import MHA, model_alpha, parent_form
+from taufree.evaluation.errors import MHA, exchange_energy, model_alpha
 from taufree.functional import Functional
 from taufree.model.storage import load_model
+from taufree.physics.parents import parent_named
 
 SYSTEMS = ("H2CO", "C2H4", "SO")
 """Molecules of the test split that are looked at unless others are named."""
@@ -99,7 +100,9 @@ def evaluate(
     """
     functional = load_model(model).double()
     energies: dict[str, Callable[[ReferenceDensity], float]] = {
-        MODEL: lambda record: _energy(record, parent_form(record, _alpha(functional, record))[0])
+        MODEL: lambda record: exchange_energy(
+            functional.parent, record.density, model_alpha(functional, record.density)[0]
+        )
     }
     for other in comparators:
         energies[other.name] = _energy_of(other)
@@ -119,23 +122,14 @@ def evaluate(
     return {"model": functional.name, "grid_level": level, "systems": lines}
 
 
-def _alpha(functional: Functional, record: ReferenceDensity) -> Tensor:
-    return model_alpha(functional, record.density)[0]
-
-
-def _energy(record: ReferenceDensity, exc: Tensor) -> float:
-    return float((exc @ record.density.weights).sum()) / record.density.n_spin
-
-
 def _energy_of(other: Comparator) -> Callable[[ReferenceDensity], float]:
     def energy(record: ReferenceDensity) -> float:
-        parts = channels(record)
+        parts, density = channels(record), record.density
         if isinstance(other.network, LinearAttention):
             alpha = torch.stack([other.alpha(*part) for part in parts])
-            return _energy(record, parent_form(record, alpha)[0])
-        return _energy(
-            record, torch.stack([other.exchange(*part, derivatives=False).exc for part in parts])
-        )
+            return exchange_energy(parent_named(record.parent), density, alpha)
+        found = [other.exchange(*part, derivatives=False).exc for part in parts]
+        return float(density.integral(torch.stack(found)))
 
     return energy
 

@@ -39,17 +39,15 @@ from taufree.data.systems import System, registry
 from taufree.errors import UserError
 from taufree.evaluation.closed_forms import ExactDensity, jellium_slab, one_electron
 from taufree.evaluation.density import MODEL
-from taufree.evaluation.errors import MHA, model_alpha, spin_scaled
+from taufree.evaluation.errors import MHA, exchange_energy, model_alpha, spin_scaled
 from taufree.functional import Functional, hold
 from taufree.model.storage import load_model
 from taufree.physics.descriptors import (
     iso_orbital_indicator,
-    lda_exchange,
     reduced_gradient_squared,
     reduced_laplacian,
 )
 from taufree.physics.kinetic import DEORBITALIZERS
-from taufree.physics.parents import Parent
 from taufree.quantities import GridDensity
 
 FACTORS = (0.5, 0.7, 1 / 1.2, 1.2, 1.5, 2.0)
@@ -125,13 +123,6 @@ def evaluate(
             )
         ],
     }  # fmt: skip
-
-
-def exchange_energy(parent: Parent, density: GridDensity, alpha: Tensor) -> float:
-    """E_x = ½ Σσ ∫ e_x(2ρσ, α), or ∫ e_x(ρ, α) for a closed shell; α (n_spin, n_points)."""
-    rho, sigma, held = hold(*spin_scaled(density))
-    exc = held * lda_exchange(rho) * parent.enhancement(reduced_gradient_squared(rho, sigma), alpha)
-    return float((exc @ density.weights).sum()) / density.n_spin
 
 
 def _uniform_scaling(functional: Functional, data: Path, console: Console | None) -> dict[str, Any]:

@@ -105,26 +105,38 @@ class ExchangeCorrelation:
         The last two are their geometry, and of each spin the unpolarized functional of twice its
         density, which carries what the correlation takes from τ̃ too.
         """
-        n_spin, device = len(rho), functional.device
-        density = torch.from_numpy(n_spin * rho)
-        points, geometry = self.geometry(density[:, 0])
-        w = torch.from_numpy(self.weights)[points].to(device)
-        channels = [(d[0, points].to(device), d[1:, points].T.to(device)) for d in density]
-
-        seen: Any = 1.0
-        if functional.parent.correlation_needs_tau:  # τ̃ of a spin is that of twice its density, /2
-            tau = np.zeros_like(rho[:, :1])
+        points, geometry, w, channels = self.on_points(rho, functional)
+        tau = np.zeros_like(rho[:, :1])  # τ̃ of a spin is that of twice its density, halved
+        if functional.parent.correlation_needs_tau:
             for s, channel in enumerate(channels):
-                tau[s, 0, points] = functional.tau(*channel, w, geometry).cpu() / n_spin
-            seen = self._seen(n_spin * rho[:, :1], points)
-            rho = seen * np.concatenate([rho, tau], 1)
-        exc, vxc = libxc_eff(functional.parent.correlation, rho)
-        vxc = vxc * seen * self.weights
-        vtau = torch.from_numpy(vxc[:, 4:])[..., points].to(device)
+                tau[s, 0, points] = functional.tau(*channel, w, geometry).cpu() / len(rho)
+        correlation, vxc = self._correlation(rho, tau, points)
+        vtau = torch.from_numpy(vxc[:, 4:])[..., points].to(functional.device)
         parts = (
             functional.potential(*c, w, geometry, *v) for c, v in zip(channels, vtau, strict=True)
         )
-        return rho[:, 0].sum(0) * exc, vxc[:, :4], points, geometry, parts
+        return correlation, vxc[:, :4], points, geometry, parts
+
+    def on_points(
+        self, rho: np.ndarray, functional: Functional
+    ) -> tuple[Tensor, Geometry, Tensor, list[tuple[Tensor, Tensor]]]:
+        """Points with exchange, their geometry and weights, and n_spin ρσ, n_spin ∇ρσ there."""
+        density, device = torch.from_numpy(len(rho) * rho), functional.device
+        points, geometry = self.geometry(density[:, 0])
+        w = torch.from_numpy(self.weights)[points].to(device)
+        channels = [(d[0, points].to(device), d[1:, points].T.to(device)) for d in density]
+        return points, geometry, w, channels
+
+    def _correlation(
+        self, rho: np.ndarray, tau: np.ndarray, points: Tensor
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """E_c per volume; its derivatives by ρ, ∇ρ and, if it depends on it, τ, with weights."""
+        parent, seen = self.functional.parent, np.ones(1)
+        if parent.correlation_needs_tau:
+            seen = self._seen(len(rho) * rho[:, :1], points)
+            rho = seen * np.concatenate([rho, tau], 1)
+        exc, vxc = libxc_eff(parent.correlation, rho)
+        return rho[:, 0].sum(0) * exc, vxc * seen * self.weights
 
     def geometry(self, rho: Tensor) -> tuple[Tensor, Geometry]:
         """Points that carry density, and their geometry; rho (n_spin, n_points)."""
@@ -188,29 +200,22 @@ class FrozenTau(ExchangeCorrelation):
 
     def __call__(self, rho: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """e_xc, (n_points,), and partial derivatives by ρ, ∇ρ and τ, (n_spin, 5, n_points)."""
-        n_spin, functional, device = len(rho), self.functional, self.functional.device
-        parent = functional.parent
-        density = torch.from_numpy(n_spin * rho)
-        points, geometry = self.geometry(density[:, 0])
-        w = torch.from_numpy(self.weights)[points].to(device)
+        n_spin, functional = len(rho), self.functional
+        points, geometry, w, channels = self.on_points(rho, functional)
         energy, derivative = np.zeros(rho.shape[2]), np.zeros((n_spin, 5, rho.shape[2]))
         tau = np.zeros_like(rho[:, :1])
-        for s, d in enumerate(density):
-            rho_s, grad_rho = d[0, points].to(device), d[1:, points].T.to(device)
-            tau_s = functional.tau(rho_s, grad_rho, w, geometry)
-            n, g, held = hold(rho_s, grad_rho)
-            exc, vrho, vsigma, vtau = partial_derivatives(parent, n, contracted_gradient(g), tau_s)
+        for s, channel in enumerate(channels):
+            tau_s = functional.tau(*channel, w, geometry)
+            n, g, held = hold(*channel)
+            sigma = contracted_gradient(g)
+            exc, vrho, vsigma, vtau = partial_derivatives(functional.parent, n, sigma, tau_s)
             energy[points] += (held * exc).cpu().numpy() / n_spin
             rows = torch.cat([vrho[None], 2 * vsigma * g.T, vtau[None]])
             derivative[s][:, points] = (w * held * rows).cpu()
             tau[s, 0, points] = tau_s.cpu() / n_spin
-        seen: Any = 1.0
-        if parent.correlation_needs_tau:
-            seen = self._seen(n_spin * rho[:, :1], points)
-            rho = seen * np.concatenate([rho, tau], 1)
-        exc_c, vxc = libxc_eff(parent.correlation, rho)
-        energy += rho[:, 0].sum(0) * exc_c
-        derivative[:, : vxc.shape[1]] += vxc * seen * self.weights
+        correlation, vxc = self._correlation(rho, tau, points)
+        energy += correlation
+        derivative[:, : vxc.shape[1]] += vxc
         return energy, derivative
 
     def energy(self, exc: np.ndarray, rho: np.ndarray, derivative: np.ndarray) -> float:

@@ -122,6 +122,22 @@ class _Periodic(Deorbitalizing):
             rho[:, i] = derivative
         return nelec, exc, cache.potential_matrix(rho)
 
+    def _of_spins(
+        self,
+        cell: Any,
+        grids: Any,
+        xc_code: str,
+        dms: Any,
+        kpts: Any,
+        kpts_band: np.ndarray | None,
+        max_memory: float,
+    ) -> tuple[Any, Any, np.ndarray]:
+        """What `_integrate` gives for matrices of each spin; of a single set without its axis."""
+        kpts, channels = _unfolded(kpts, dms)
+        sets = np.reshape(channels, (len(channels), -1, len(kpts), *np.shape(channels)[-2:]))
+        n, e, v = self._integrate(cell, grids, xc_code, sets, kpts, kpts_band, max_memory)
+        return (n[:, 0], e[0], v[:, 0]) if len(e) == 1 else (n, e, v)
+
     def partials(self, cell: Any, grids: Any, kpts: np.ndarray, dms: np.ndarray) -> Partials:
         """What E_xc of density matrices ([2,] n_k, nao, nao) depends on, for forces and stress."""
         if self._cache is None or not self._cache.serves(cell, grids, kpts, kpts):
@@ -147,10 +163,8 @@ class DeorbitalizedKNumInt(_Periodic, numint.KNumInt):
         verbose: Any = None,
     ) -> tuple[Any, Any, np.ndarray]:
         """Electrons, E_xc and V_xc (n_k, nao, nao) of density matrices of that shape."""
-        kpts, channels = _unfolded(kpts, [dms])
-        sets = np.reshape(channels, (1, -1, len(kpts), *np.shape(channels)[-2:]))
-        n, e, v = self._integrate(cell, grids, xc_code, sets, kpts, kpts_band, max_memory)
-        return (n[0, 0], e[0], v[0, 0]) if len(e) == 1 else (n[0], e, v[0])
+        n, e, v = self._of_spins(cell, grids, xc_code, [dms], kpts, kpts_band, max_memory)
+        return n[0], e, v[0]
 
     def nr_uks(
         self,
@@ -166,10 +180,7 @@ class DeorbitalizedKNumInt(_Periodic, numint.KNumInt):
         verbose: Any = None,
     ) -> tuple[Any, Any, np.ndarray]:
         """Electrons, E_xc and V_xc of spin-up and spin-down density matrices."""
-        kpts, channels = _unfolded(kpts, dms)
-        sets = np.reshape(channels, (2, -1, len(kpts), *np.shape(channels)[-2:]))
-        n, e, v = self._integrate(cell, grids, xc_code, sets, kpts, kpts_band, max_memory)
-        return (n[:, 0], e[0], v[:, 0]) if len(e) == 1 else (n, e, v)
+        return self._of_spins(cell, grids, xc_code, dms, kpts, kpts_band, max_memory)
 
 
 class DeorbitalizedNumInt(_Periodic, numint.NumInt):
@@ -189,11 +200,8 @@ class DeorbitalizedNumInt(_Periodic, numint.NumInt):
         verbose: Any = None,
     ) -> tuple[Any, Any, np.ndarray]:
         """Electrons, E_xc and V_xc (nao, nao) of one or several density matrices."""
-        kpts, channels = _unfolded(kpt, [dms])
-        sets = np.reshape(channels, (1, -1, 1, *np.shape(channels)[-2:]))
-        n, e, v = self._integrate(cell, grids, xc_code, sets, kpts, kpts_band, max_memory)
-        v = v[:, :, 0] if kpts_band is None else v
-        return (n[0, 0], e[0], v[0, 0]) if len(e) == 1 else (n[0], e, v[0])
+        n, e, v = self._of_spins(cell, grids, xc_code, [dms], kpt, kpts_band, max_memory)
+        return n[0], e, (v[..., 0, :, :] if kpts_band is None else v)[0]
 
     def nr_uks(
         self,
@@ -209,11 +217,8 @@ class DeorbitalizedNumInt(_Periodic, numint.NumInt):
         verbose: Any = None,
     ) -> tuple[Any, Any, np.ndarray]:
         """Electrons, E_xc and V_xc of spin-up and spin-down density matrices."""
-        kpts, channels = _unfolded(kpt, dms)
-        sets = np.reshape(channels, (2, -1, 1, *np.shape(channels)[-2:]))
-        n, e, v = self._integrate(cell, grids, xc_code, sets, kpts, kpts_band, max_memory)
-        v = v[:, :, 0] if kpts_band is None else v
-        return (n[:, 0], e[0], v[:, 0]) if len(e) == 1 else (n, e, v)
+        n, e, v = self._of_spins(cell, grids, xc_code, dms, kpt, kpts_band, max_memory)
+        return n, e, v[..., 0, :, :] if kpts_band is None else v
 
 
 def _unfolded(kpts: Any, dms: Any) -> tuple[np.ndarray, list[np.ndarray]]:

@@ -47,23 +47,11 @@ class XCKernel:
                 f"The response of {parent.xc}, whose correlation depends on τ, is not available; "
                 "use finite differences, for example of the dipole in a field."
             )
-        n_spin = self.n_spin = len(rho)
-        density = torch.from_numpy(n_spin * rho)
-        self.points, geometry = xc.geometry(density[:, 0])
-        device = self.device = xc.functional.device
-        weights = torch.from_numpy(xc.weights)[self.points].to(device)
-        distinct = density[:1] if np.array_equal(rho[0], rho[-1]) else density
-        responses = [
-            Response(
-                xc.functional,
-                d[0, self.points].to(device),
-                d[1:, self.points].T.to(device),
-                weights,
-                geometry,
-            )
-            for d in distinct
-        ]
-        self.exchange = responses * (n_spin // len(responses))
+        self.n_spin, self.device = len(rho), xc.functional.device
+        self.points, geometry, weights, channels = xc.on_points(rho, xc.functional)
+        distinct = channels[:1] if np.array_equal(rho[0], rho[-1]) else channels
+        responses = [Response(xc.functional, *channel, weights, geometry) for channel in distinct]
+        self.exchange = responses * (self.n_spin // len(responses))
         self.correlation = _libxc_kernel(parent.correlation, rho) * xc.weights
         self.scale = 1.0
 
