@@ -46,9 +46,11 @@ from taufree.physics.descriptors import C_X, reduced_gradient
 from taufree.quantities import GridDensity
 from taufree.training import loop
 from taufree.training.config import TrainingConfig, read_config
+from taufree.training.draw import chances, draw_batch, draw_whole
 from taufree.training.losses import Losses
 from taufree.training.relaxation import Molecules
 from taufree.training.samples import Densities, Family, Member, families_of, scaled_record
+from taufree.training.sets import choose
 
 KINDS = ("g2", "atoms", "ions", "diatomics", "molecules", "small", "stretched", "crystals")
 PEROXIDE = registry()["H2O2"]
@@ -269,7 +271,7 @@ def load(
             continue
         records = load_record(folder / entry.file, config.levels, sha256=entry.sha256)
         if split == "train":
-            records = loop._chosen(records, config.densities_per_system, config.seed)
+            records = choose(records, config.densities_per_system, config.seed)
         found += families_of(records, config.model)
         if split == "train" and entry.kind == "g2":
             first = next(r for r in records if r.density_kind == "converged")
@@ -298,7 +300,7 @@ def run(
         train, test = ([with_pairs(f) for f in each] for each in (train, test))
     densities = Densities(train, model.cutoff, "cpu")
     shares = {k: v for k, v in config.shares.items() if k in set(densities.kinds)}
-    chance = loop.chances(densities, shares)
+    chance = chances(densities, shares)
     torch.manual_seed(config.seed)
     losses = Losses(variant.get("network", Network)(model), config)
     optimizers = loop.make_optimizers(losses.network, config)
@@ -310,9 +312,9 @@ def run(
     blind(losses.network, hidden)
     start = time.perf_counter()
     for step in range(config.steps):
-        batch = loop.draw_batch(step, densities, chance, config)
+        batch = draw_batch(step, densities, chance, config)
         loop.set_learning_rate(optimizers, config.learning_rate * loop.schedule(step, config))
-        whole = loop.draw_whole(step, molecules, None, config)
+        whole = draw_whole(step, molecules, None, config)
         losses(batch, *whole)["total"].backward()
         torch.nn.utils.clip_grad_norm_(losses.parameters(), config.max_gradient)
         for optimizer in optimizers:

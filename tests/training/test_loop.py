@@ -19,6 +19,7 @@ from taufree.model.storage import load_model, read_card
 from taufree.training import loop
 from taufree.training.checkpoint import load_checkpoint
 from taufree.training.config import TrainingConfig, read_config
+from taufree.training.sets import load_densities
 
 
 def write_toml(path: Path, config: TrainingConfig) -> Path:
@@ -129,15 +130,15 @@ def test_bad_settings_are_named(text: str, message: str, tmp_path: Path) -> None
 def test_no_data_is_said(config: TrainingConfig, tmp_path: Path) -> None:
     empty = config.model_copy(update={"data": tmp_path / "nothing"})
     with pytest.raises(UserError, match="data build"):
-        loop.load_densities(empty, "train", torch.device("cpu"))
+        load_densities(empty, "train", torch.device("cpu"))
 
 
 def test_kinds_without_a_share_are_not_read(config: TrainingConfig) -> None:
     shared = config.model_copy(update={"shares": {"g2": 1.0, "crystals": 0.0}})
-    assert set(loop.load_densities(shared, "train", torch.device("cpu")).kinds) == {"g2"}
+    assert set(load_densities(shared, "train", torch.device("cpu")).kinds) == {"g2"}
     other = config.model_copy(update={"shares": {"crystals": 1.0}})
     with pytest.raises(UserError, match="shares"):
-        loop.load_densities(other, "train", torch.device("cpu"))
+        load_densities(other, "train", torch.device("cpu"))
 
 
 def test_a_run_starts_from_given_weights(config: TrainingConfig, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from networks import random_functional
 from taufree.data.generate import calculate
 from taufree.data.store import digest, write_manifest, write_record
 from taufree.data.systems import registry
-from taufree.training import loop
 from taufree.training.config import TrainingConfig
+from taufree.training.draw import draw_whole
 from taufree.training.volumes import Curves, slope_error
 
 
@@ -48,7 +48,7 @@ def test_slope_is_that_of_two_energies(helium: Path) -> None:
 
 def test_crystals_take_turns_with_molecules(helium: Path, config: TrainingConfig) -> None:
     curves = Curves(helium, "train", 0, config.model)
-    drawn = [loop.draw_whole(step, None, curves, config) for step in range(4)]
+    drawn = [draw_whole(step, None, curves, config) for step in range(4)]
     assert [pair is not None for _, pair in drawn] == [True, False, True, False]
     small, large = drawn[0][1] or pytest.fail("no crystal drawn")
     assert small.volume < large.volume

@@ -6,51 +6,36 @@ import json
 import os
 import subprocess
 import time
-import zlib
-from collections import Counter, defaultdict, deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
-from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.optim import Optimizer
 
 from taufree.console import stderr
-from taufree.data.splits import Split
-from taufree.data.store import (
-    Entry,
-    ReferenceDensity,
-    entries_of,
-    load_record,
-    manifest_checksum,
-)
+from taufree.data.store import Entry, manifest_checksum
 from taufree.data.summary import elements
 from taufree.errors import UserError
 from taufree.model.network import Network
 from taufree.model.storage import load_model, read_card, save_model, weights_file
 from taufree.training.checkpoint import load_checkpoint, save_checkpoint
 from taufree.training.config import TrainingConfig, read_config
+from taufree.training.draw import chances, draw_batch, draw_whole
 from taufree.training.losses import Losses
 from taufree.training.plots import learning_curve
-from taufree.training.relaxation import Molecule, Molecules, energy_errors
-from taufree.training.samples import Batch, Densities, families_of, scaled_record
-from taufree.training.volumes import Crystal, Curves, slope_error
+from taufree.training.relaxation import Molecules, energy_errors
+from taufree.training.samples import Densities
+from taufree.training.sets import entries_to_read, load_curves, load_densities, load_molecules
+from taufree.training.volumes import Curves, slope_error
 
-Chance = NDArray[np.float64]
 CRYSTALS = ("crystals", "crystals-gth")
 LOG_EVERY = 5
 """Steps between looks at the losses: each waits for the device. Odd, to see even and odd steps."""
-CRYSTALS_EVERY = 2
-"""Steps: the others see whole molecules."""
-READERS = 8
-"""Threads that read records; their checksums take as long as all else."""
 
 
 def train(config_path: Path, *, resume: bool = True) -> dict[str, Any]:
@@ -74,7 +59,7 @@ def train(config_path: Path, *, resume: bool = True) -> dict[str, Any]:
     first = fabric.is_global_zero
     checkpoint, log = config.out / "checkpoint.safetensors", config.out / "log.jsonl"
     settings = config.model_dump(mode="json")
-    learned = {e.name: e for e in _entries(config, "train")}
+    learned = {e.name: e for e in entries_to_read(config, "train")}
     checksum = manifest_checksum(learned)
     step, running = 0, dict[str, float]()
     if resume and checkpoint.exists():
@@ -96,10 +81,10 @@ def train(config_path: Path, *, resume: bool = True) -> dict[str, Any]:
     chance, rank, n_ranks = chances(train_set, config.shares), fabric.global_rank, fabric.world_size
     validation_set = load_densities(config, "validation", fabric.device)
     molecules, validation_molecules = (
-        _molecules(config, split, fabric.device) for split in ("train", "validation")
+        load_molecules(config, split, fabric.device) for split in ("train", "validation")
     )
     curves, validation_curves = (
-        _curves(config, split, fabric.device) for split in ("train", "validation")
+        load_curves(config, split, fabric.device) for split in ("train", "validation")
     )
 
     module, *wrapped = fabric.setup(losses, *optimizers)
@@ -154,60 +139,13 @@ def make_fabric() -> Fabric:
 
 
 def _network(config: TrainingConfig) -> Network:
-    if config.start is None:
-        return Network(config.model)
     network = Network(config.model)
-    start = load_model(config.start).network
-    if start.config.model_copy(update={"parent": config.model.parent}) != config.model:
-        raise UserError(f"{config.start} has other sizes than the model of this run.")
-    network.load_state_dict(start.state_dict())
+    if config.start is not None:
+        start = load_model(config.start).network
+        if start.config.model_copy(update={"parent": config.model.parent}) != config.model:
+            raise UserError(f"{config.start} has other sizes than the model of this run.")
+        network.load_state_dict(start.state_dict())
     return network
-
-
-def draw_batch(
-    step: int,
-    densities: Densities,
-    chance: Chance,
-    config: TrainingConfig,
-    rank: int = 0,
-    n_ranks: int = 1,
-) -> Batch:
-    """The batch of a step, by the `chances` of the families: it depends on seed, step and rank."""
-    seed = (config.seed * 1_000_003 + step) * n_ranks + rank
-    rng = np.random.default_rng(seed)
-    families = rng.choice(len(densities), config.densities_per_step, p=chance)
-    return densities.draw(families, config.points_per_density, seed)
-
-
-def draw_whole(
-    step: int,
-    molecules: Molecules | None,
-    curves: Curves | None,
-    config: TrainingConfig,
-    rank: int = 0,
-    n_ranks: int = 1,
-) -> tuple[list[Molecule], tuple[Crystal, Crystal] | None]:
-    """The whole molecules of a step, or two volumes of a crystal.
-
-    They depend on seed, step and rank.
-    """
-    rng = np.random.default_rng([config.seed, step, rank, n_ranks])
-    if curves and step % CRYSTALS_EVERY == 0:
-        curve = curves[int(rng.integers(len(curves)))]
-        one, other = sorted(rng.choice(len(curve), 2, replace=False))
-        return [], (curve[one], curve[other])
-    if not molecules:
-        return [], None
-    chance = chances(molecules, config.shares)
-    drawn = rng.choice(len(molecules), config.molecules_per_step, p=chance)
-    return [molecules[k] for k in drawn], None
-
-
-def chances(systems: Densities | Molecules, shares: dict[str, float]) -> Chance:
-    """Probability of each to be drawn, from the shares of the kinds of systems."""
-    counts = Counter(systems.kinds)
-    weights = [shares.get(k, 0.0) / counts[k] if shares else 1.0 for k in systems.kinds]
-    return np.array(weights) / sum(weights)
 
 
 def make_optimizers(network: Network, config: TrainingConfig) -> list[Optimizer]:
@@ -238,85 +176,6 @@ def set_learning_rate(optimizers: list[Any], rate: float) -> None:
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate
-
-
-def load_densities(config: TrainingConfig, split: Split, device: torch.device) -> Densities:
-    """Every density of a split on the configured grid levels, with what its tokens see."""
-    if not _entries(config, split):
-        raise UserError(
-            f"{config.data} holds no {split} densities of the kinds to learn; run `taufree data "
-            "build` first, or name other kinds in [shares]."
-        )
-    with stderr.status(f"reading {split} densities"):
-        families = (
-            family
-            for records in _records(config, split)
-            for family in families_of(records, config.model, device)
-        )
-        return Densities(families, config.model.cutoff, device)
-
-
-def _entries(config: TrainingConfig, split: Split) -> list[Entry]:
-    """Finished systems of a split; to train on, those of kinds that have a share."""
-    return entries_of(config.data, split, config.kinds if split == "train" else None)
-
-
-def _records(config: TrainingConfig, split: Split) -> Iterator[list[ReferenceDensity]]:
-    """Of each system; to train on, G2 densities once more, uniformly scaled."""
-    entries = _entries(config, split)
-    for entry, records in zip(entries, _read_ahead(config, entries), strict=True):
-        most = config.densities_per_system if split == "train" else 1
-        yield _chosen(records, most, config.seed)
-        if split == "train" and "scaled" in config.shares and entry.kind == "g2":
-            first = next(r for r in records if r.density_kind == "converged")
-            yield [scaled_record(first)]
-
-
-def _chosen(records: list[ReferenceDensity], most: int, seed: int) -> list[ReferenceDensity]:
-    """The converged density on every grid, and others of the system to make up ``most``."""
-    first = [record for record in records if record.density_kind == "converged"]
-    others = [record for record in records if record.density_kind != "converged"]
-    rng = np.random.default_rng([seed, zlib.crc32(first[0].name.encode())])
-    keep = rng.permutation(len(others))[: most - 1]
-    return first + [others[k] for k in sorted(keep)]
-
-
-def _read_ahead(
-    config: TrainingConfig, entries: Sequence[Entry]
-) -> Iterator[list[ReferenceDensity]]:
-    """Records of each entry, in their order; the next ones are read meanwhile."""
-
-    def read(entry: Entry) -> list[ReferenceDensity]:
-        return load_record(config.data / entry.file, config.levels, sha256=entry.sha256)
-
-    with ThreadPoolExecutor(READERS) as pool:
-        reading: deque[Future[list[ReferenceDensity]]] = deque()
-        for entry in entries:
-            reading.append(pool.submit(read, entry))
-            if len(reading) > READERS:
-                yield reading.popleft().result()
-        while reading:
-            yield reading.popleft().result()
-
-
-def _molecules(config: TrainingConfig, split: Split, device: torch.device) -> Molecules | None:
-    if not config.relaxation_weight:
-        return None
-    level, most_atoms = min(config.levels), config.relaxation_atoms
-    kinds = config.kinds if split == "train" else None
-    molecules = Molecules(config.data, split, level, config.model.parent, most_atoms, kinds)
-    with stderr.status(f"orbitals of {split} molecules"):
-        molecules.prepare(device)
-    return molecules
-
-
-def _curves(config: TrainingConfig, split: Split, device: torch.device) -> Curves | None:
-    if not config.slope_weight:
-        return None
-    curves = Curves(config.data, split, min(config.levels), config.model, device)
-    if split == "train" and not curves:
-        raise UserError(f"{config.data} holds no crystal at two volumes; run `taufree data build`.")
-    return curves
 
 
 @torch.no_grad()
