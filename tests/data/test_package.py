@@ -6,13 +6,14 @@ import io
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from rich.console import Console
 
 from taufree.data import build as building
 from taufree.data.generate import calculate
-from taufree.data.package import pack, unpack
+from taufree.data.package import PACKAGE, pack, unpack
 from taufree.data.store import digest, load_record, write_manifest, write_record
 from taufree.data.systems import System, registry
 from taufree.errors import UserError
@@ -52,5 +53,10 @@ def test_what_is_no_package_is_refused(tmp_path: Path) -> None:
     (tmp_path / "p").write_bytes(b"no HDF5")
     with pytest.raises(UserError, match="not a readable package"):
         unpack(tmp_path / "p", tmp_path / "data")
+    with h5py.File(tmp_path / "old", "w") as file:
+        file.attrs["package"] = PACKAGE
+        file.create_group("g2_H2.h5").attrs["name"] = "a system of old"
+    with pytest.raises(UserError, match="another version"):
+        unpack(tmp_path / "old", tmp_path / "data")
     with pytest.raises(UserError, match="data build"):
         pack(tmp_path, tmp_path / "q")

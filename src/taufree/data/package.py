@@ -70,8 +70,10 @@ def unpack(package: Path, folder: Path, **options: Any) -> dict[str, Entry]:
                 replace(registry()[str(g.attrs["name"])], parent=str(g.attrs["parent"]))
                 for g in file.values()
             ]
-    except (OSError, KeyError) as error:
-        raise UserError(f"{package}: not a package of this version ({error})") from error
+    except OSError as error:
+        raise UserError(f"{package}: not a readable package ({error})") from error
+    except KeyError as error:
+        raise UserError(f"{package}: {error} is of another version of taufree") from error
     make = partial(_restored, package.absolute())
     return build(folder, systems, make=make, **options)
 
