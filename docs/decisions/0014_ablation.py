@@ -35,6 +35,7 @@ from taufree.data.splits import Split
 from taufree.data.store import ReferenceDensity, entries_of, load_record
 from taufree.data.systems import registry
 from taufree.evaluation import scf
+from taufree.evaluation.density import PROTOTYPE
 from taufree.functional import Functional
 from taufree.model import experts
 from taufree.model.averages import N_SEEN
@@ -54,7 +55,6 @@ from taufree.training.sets import choose
 
 KINDS = ("g2", "atoms", "ions", "diatomics", "molecules", "small", "stretched", "crystals")
 PEROXIDE = registry()["H2O2"]
-PROTOTYPE = ("LiF", "CO", "S", "P2", "PH2", "CH", "C2H2", "Na2")
 BASE = {
     "start": None, "learning_rate": 1e-2, "warmup_steps": 100, "levels": (1,),
     "relaxation_weight": 0.0, "slope_weight": 0.0,
