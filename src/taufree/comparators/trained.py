@@ -26,7 +26,6 @@ from taufree.physics.descriptors import (
 )
 from taufree.physics.kinetic import DEORBITALIZERS
 from taufree.physics.parents import PARENTS
-from taufree.training.loop import make_fabric
 
 NETWORKS: dict[str, type[nn.Module]] = {
     "expert_transformers": ExpertTransformers,
@@ -140,6 +139,11 @@ def channels(record: ReferenceDensity) -> list[tuple[Tensor, Tensor, Tensor, Ten
     return found
 
 
+def device_at_hand() -> torch.device:
+    """A GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def load_comparator(path: Path) -> Comparator:
     """A network that `taufree train` made of a config with ``comparator``.
 
@@ -159,4 +163,4 @@ def load_comparator(path: Path) -> Comparator:
         raise WeightsError(
             f"{path} holds no comparator of this version; train it again."
         ) from error
-    return Comparator(network.to(make_fabric().device), path.stem)
+    return Comparator(network.to(device_at_hand()), path.stem)

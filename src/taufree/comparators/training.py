@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from taufree.comparators.expert_transformers import N_EXPERTS, ExpertTransformers
-from taufree.comparators.trained import Architecture, channels
+from taufree.comparators.trained import Architecture, channels, device_at_hand
 from taufree.console import stderr
 from taufree.data.reparent import with_parent
 from taufree.data.store import entries_of, load_record, manifest_checksum
@@ -30,7 +30,6 @@ from taufree.physics.descriptors import contracted_gradient, lda_exchange
 from taufree.physics.parents import PARENTS, energy_density
 from taufree.training.checkpoint import load_checkpoint, save_checkpoint
 from taufree.training.config import read_config
-from taufree.training.loop import make_fabric
 
 Points = tuple[Tensor, ...]
 WARMUP = 50
@@ -74,7 +73,7 @@ def train(path: Path, *, resume: bool = True) -> dict[str, Any]:
         Bad settings, no data, or a checkpoint of other settings or data.
     """
     config = read_config(path, ComparatorConfig)
-    device = make_fabric().device
+    device = device_at_hand()
     torch.manual_seed(config.seed)
     network = config.architecture.build().train().to(device)
     optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate)
@@ -173,8 +172,9 @@ def draw(
         energy = (weights * exc).abs()
         chance = energy / energy.sum() + (weights * rho).abs() / electrons
         random = torch.rand(config.points, generator=generator, dtype=torch.float64).to(rho.device)
-        chosen = torch.searchsorted(chance.cumsum(0), 2 * random).clamp_max(len(rho) - 1)
-        weights = 2 * weights / (config.points * chance).clamp_min(1e-30)
+        cumulative = chance.cumsum(0)  # to 2, or more where a grid has negative weights
+        chosen = torch.searchsorted(cumulative, cumulative[-1] * random).clamp_max(len(rho) - 1)
+        weights = cumulative[-1] * weights / (config.points * chance).clamp_min(1e-30)
     return tuple(x[chosen] for x in (rho, grad_rho, tau, weights, coords, exc)), electrons
 
 
@@ -209,9 +209,8 @@ def _expert_losses(
         chosen = scores.argmax(1)
     error = network(features, place, chosen).double() * lda - exc
     l1 = (weights * error.abs()).sum() / electrons
-    asked = torch.randperm(len(rho), generator=generator)[: 1 + len(rho) // N_EXPERTS].to(
-        rho.device
-    )
+    some = torch.randperm(len(rho), generator=generator)[: 1 + len(rho) // N_EXPERTS]
+    asked = some.to(rho.device)
     with torch.no_grad():
         alone = [1 + expert(features[asked], place[asked]).squeeze(1) for expert in network.experts]
         best = (torch.stack(alone, 1) * lda[asked, None] - exc[asked, None]).abs().argmin(1)

@@ -106,7 +106,7 @@ def converge(
     integrals: Path | None = None,
     potential: str = "ks",
 ) -> Run:
-    """One calculation, on one thread: the parent, or a functional in place of it.
+    """One calculation: the parent, or a functional in place of it.
 
     A free atom that PySCF's default settings do not converge is converged by other means
     (``rescued``), for the atomization energies of all its molecules depend on it.
