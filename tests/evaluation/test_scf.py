@@ -84,6 +84,17 @@ def test_one_orbital_systems_agree_with_the_parent_and_finished_ones_stay(
     }
 
 
+def test_a_crystal_beside_its_parent(tmp_path: Path, scheduler: str) -> None:
+    systems = [registry()["Ne-fcc-gth"]]
+    result = evaluate("ms2", systems=systems, out=tmp_path, level=1, scheduler=scheduler)
+    (line,) = result["systems"]
+    assert line["deorbitalized"]["converged"] and line["parent"]["converged"]
+    assert abs(line["de_total_mha"]) < 20
+    assert line["d_dipole_debye"] is None and line["atomization_kcal"] is None
+    assert len(list(tmp_path.glob("integrals/*.h5"))) == 1  # of both
+    Console(file=io.StringIO()).print(table(result))
+
+
 def test_failed_calculations_are_shown_and_tried_again(
     tmp_path: Path, small: Small, one_orbital: Functional, scheduler: str
 ) -> None:

@@ -70,6 +70,13 @@ def evaluate_scf(
     model: Model = "ms2",
     potential: Potential = "ks",
     split: Split = "test",
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Kind of systems (g2, crystals-gth, ...); may be repeated.",
+            show_default="distinct molecules and atoms",
+        ),
+    ] = None,
     name: Annotated[
         list[str] | None, typer.Option(help="Only this system; may be repeated.")
     ] = None,
@@ -84,9 +91,11 @@ def evaluate_scf(
     from taufree.evaluation import plots, scf
 
     refuse_picture(plot)
+    select(kind)  # says which kinds there are
     result = scf.evaluate(
         model,
         split,
+        kinds=kind or scf.DISTINCT,
         potential=potential,
         out=out,
         systems=select(names=name) if name else None,

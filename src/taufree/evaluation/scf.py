@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ def evaluate(
     model: str | Path | Functional,
     split: Split = "test",
     *,
+    kinds: Collection[str] = DISTINCT,
     potential: str = "ks",
     out: Path | None = None,
     systems: Sequence[System] | None = None,
@@ -41,7 +42,7 @@ def evaluate(
     """Converge a model and its parent for every system, with the same settings, on Dask workers.
 
     Density-fitted RKS or, with unpaired electrons, UKS with PySCF's defaults: no level shift, no
-    second try. The free atoms that atomization energies need are calculated once. What does not
+    second try. Crystals as `taufree.data.periodic` has them. The free atoms that atomization energies need are calculated once. What does not
     converge is reported as such; differences are taken where both converged.
 
     Parameters
@@ -49,7 +50,9 @@ def evaluate(
     model : str, Path or Functional
         Name of a bundled model, a path, or a loaded functional.
     split : "train", "validation" or "test"
-        Its distinct systems (no stretched ones, no fields) are calculated ...
+        Its systems of these ``kinds`` are calculated ...
+    kinds : collection of str, optional
+        By default the distinct molecules and atoms: no stretched ones, no fields, no crystals.
     systems : sequence of System, optional
         ... unless these are named. Whatever their ``parent``, the model's own is what it is
         compared with.
@@ -83,7 +86,10 @@ def evaluate(
         Nothing to calculate, or no scheduler answers.
     """
     functional = load_model(model)
-    chosen = _chosen(split, systems, functional)
+    found = [s for s in systems_of(split) if s.kind in kinds] if systems is None else systems
+    if not found:
+        raise UserError("no system to calculate: name some, or choose other kinds or a split")
+    chosen = [replace(system, parent=functional.parent.xc) for system in found]
     atoms = {a for s in chosen for a in _free_atoms(s)}
     runs = converge_all(
         {*chosen, *atoms},
@@ -107,14 +113,6 @@ def evaluate(
         "systems": lines,
         "atoms": [_line(system, runs) for system in sorted(atoms, key=lambda s: s.numbers)],
     }
-
-
-def _chosen(split: Split, systems: Sequence[System] | None, functional: Functional) -> list[System]:
-    if systems is None:
-        systems = [s for s in systems_of(split) if s.kind in DISTINCT]
-    if not systems:
-        raise UserError("no system to calculate: name some, or choose a split")
-    return [replace(system, parent=functional.parent.xc) for system in systems]
 
 
 def _free_atoms(system: System) -> Iterator[System]:
@@ -144,8 +142,9 @@ def _line(system: System, runs: Mapping[Task, Run]) -> dict[str, Any]:
     gap, parent_gap = deorbitalized.get("gap_ev"), parent.get("gap_ev")
     if gap is not None and parent_gap is not None:  # kept runs of older versions have none
         line["d_gap_ev"] = gap - parent_gap
-    moments = np.array([deorbitalized["dipole_debye"], parent["dipole_debye"]])
-    line["d_dipole_debye"] = float(np.linalg.norm(moments[0] - moments[1]))
+    if not system.period:
+        moments = np.array([deorbitalized["dipole_debye"], parent["dipole_debye"]])
+        line["d_dipole_debye"] = float(np.linalg.norm(moments[0] - moments[1]))
     free = {a.symbols[0]: _energy_error(a, runs) for a in _free_atoms(system)}
     known = {symbol: value for symbol, value in free.items() if value is not None}
     if known and len(known) == len(free):

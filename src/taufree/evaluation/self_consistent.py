@@ -115,11 +115,10 @@ def converge(
     and do not count in ``wall_s``.
     """
     mf = mean_field(system)
-    if not (system.period and system.period.pseudo):
-        mf.grids.level = level
+    mf.grids.level = level
     if functional is not None:
         mf = deorbitalize(mf, functional, potential)
-    if system.period and system.period.pseudo is None:
+    if system.period:
         _fit_density(mf, system, integrals)
     energies: list[float] = []
     mf.callback = lambda scf: energies.append(float(scf["e_tot"]))
