@@ -42,7 +42,7 @@ test-slow: venv
 # Every step goes on where it was interrupted.
 weights: venv
 	$(TAUFREE) data build data
-	for run in ms2-base ms2-relaxed ms2 r2scan; do $(TAUFREE) train configs/$$run.toml || exit 1; done
+	for run in ms2-base ms2-relaxed ms2-pseudo ms2 r2scan; do $(TAUFREE) train configs/$$run.toml || exit 1; done
 
 lint: venv
 	$(BIN)/ruff check .

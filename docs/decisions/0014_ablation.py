@@ -384,7 +384,7 @@ def main() -> None:
     folder, energies, out = map(Path, sys.argv[1:4])
     steps = int(sys.argv[4]) if len(sys.argv) > 4 else 2000
     base = {**BASE, "steps": steps, "data": folder}
-    config = read_config(Path("configs/ms2.toml"), TrainingConfig).model_copy(update=base)
+    config = read_config(Path("configs/ms2-pseudo.toml"), TrainingConfig).model_copy(update=base)
     results = json.loads(out.read_text()) if out.exists() else {}
     names = [name for name in sys.argv[5:] or VARIANTS if name not in results]
     for split in ("validation", "test"):
