@@ -15,7 +15,7 @@ stretched  g2 molecules of the training split, all distances scaled
 distorted  g2 molecules of the training split, every atom displaced at random
 twisted    the same turned about a bond, ``parted`` with one bond lengthened
 transfers  an atom between two radicals
-small      g2 molecules and atoms to Kr of the training split in a smaller basis, that of crystals
+small      g2 molecules and atoms to Kr in a smaller basis, that of crystals
 fields     training molecules in a weak uniform electric field
 crystals   all-electron crystals, see `taufree.data.crystals`; ``crystals-gth``: most of
            them with Goedecker-Teter-Hutter pseudopotentials
@@ -230,11 +230,8 @@ def _distorted() -> Iterator[System]:
 
 
 def _small() -> Iterator[System]:
-    from taufree.data.splits import split_of  # which builds on this module
-
     for system in (*g2_systems(), *_atoms()):
-        if split_of(system.formula) == "train":
-            yield replace(system, name=f"{system.name}@{SMALL}", basis=SMALL, kind="small")
+        yield replace(system, name=f"{system.name}@{SMALL}", basis=SMALL, kind="small")
 
 
 def _in_fields() -> Iterator[System]:

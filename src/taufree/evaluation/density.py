@@ -91,7 +91,7 @@ def evaluate(
         ``cycles_mha`` is the model's mean ∣ΔE_x∣ at the densities of SCF cycles 1 to 3, on the
         coarsest grid of the data.
         ``means``: means of the absolute values and their ``count``, over ``all molecules`` (atoms
-        among them), those of the ``prototype`` table, and each ``kind``. ``routing``: share of the
+        among them, but for ``small`` basis sets), those of the ``prototype`` table, and each ``kind``. ``routing``: share of the
         electrons each expert takes, and the most experts active at a point. ``missing``: systems
         of the split that the data lack. ``densities``: the functionals that made the densities;
         the parent's exchange is evaluated at them whatever made them. ``atom_grid_levels``: by
@@ -218,7 +218,9 @@ def _add_atomization(
 
 def _means(systems: list[dict[str, Any]]) -> dict[str, Any]:
     groups = {
-        "all molecules": [s for s in systems if not s["kind"].startswith("crystals")],
+        "all molecules": [
+            s for s in systems if s["kind"] != "small" and not s["kind"].startswith("crystals")
+        ],
         "prototype": [s for s in systems if s["name"] in PROTOTYPE],
     }
     for line in systems:
