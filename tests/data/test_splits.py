@@ -13,7 +13,7 @@ from taufree.data.systems import registry
 from taufree.errors import UserError
 
 PROTOTYPE = ("LiF", "CO", "S", "P2", "PH2", "CH", "C2H2", "Na2")
-PERTURBED = ("stretched", "distorted", "small", "fields")
+PERTURBED = ("stretched", "distorted", "fields")
 
 
 def test_splits_are_disjoint_and_cover_the_registry_exactly() -> None:
@@ -41,6 +41,11 @@ def test_isomers_and_spin_states_stay_together() -> None:
 def test_variants_are_of_training_formulas_only(kind: str) -> None:
     variants = [system for system in registry().values() if system.kind == kind]
     assert {split_of(system.formula) for system in variants} == {"train"}
+
+
+def test_the_small_basis_has_every_split() -> None:
+    small = {split_of(s.formula) for s in registry().values() if s.kind == "small"}
+    assert small == {"train", "validation", "test"}
 
 
 def test_a_compound_s_crystal_and_molecule_stay_together() -> None:

@@ -91,11 +91,12 @@ def evaluate(
         ``cycles_mha`` is the model's mean ∣ΔE_x∣ at the densities of SCF cycles 1 to 3, on the
         coarsest grid of the data.
         ``means``: means of the absolute values and their ``count``, over ``all molecules`` (atoms
-        among them, but for ``small`` basis sets), those of the ``prototype`` table, and each ``kind``. ``routing``: share of the
-        electrons each expert takes, and the most experts active at a point. ``missing``: systems
-        of the split that the data lack. ``densities``: the functionals that made the densities;
-        the parent's exchange is evaluated at them whatever made them. ``atom_grid_levels``: by
-        element, the level of the free atom's record, the finest up to ``level``.
+        among them, those in the ``small`` basis not), those of the ``prototype`` table, and each
+        ``kind``. ``routing``: share of the electrons each expert takes, and the most experts active
+        at a point. ``missing``: systems of the split that the data lack. ``densities``: the
+        functionals that made the densities; the parent's exchange is evaluated at them whatever
+        made them. ``atom_grid_levels``: by element, the level of the free atom's record, the finest
+        up to ``level``.
 
     Raises
     ------

@@ -42,8 +42,9 @@ def evaluate(
     """Converge a model and its parent for every system, with the same settings, on Dask workers.
 
     Density-fitted RKS or, with unpaired electrons, UKS with PySCF's defaults: no level shift, no
-    second try. Crystals as `taufree.data.periodic` has them. The free atoms that atomization energies need are calculated once. What does not
-    converge is reported as such; differences are taken where both converged.
+    second try. Crystals as `taufree.data.periodic` has them. The free atoms that atomization
+    energies need are calculated once. What does not converge is reported as such; differences are
+    taken where both converged.
 
     Parameters
     ----------
