@@ -76,6 +76,7 @@ def test_scf_passes_its_options_on(
         (["density", "nowhere"], "nowhere holds no converged density"),
         (["density", "nowhere", "--plot", "x.txt"], "ends in .png"),
         (["scf", "--name", "Unobtainium"], "unknown system"),
+        (["scf", "--kind", "crystal"], "unknown kind"),
         (["solids", "--name", "H2O"], "no all-electron crystal"),
         (["scf", "--model", "none"], "No model 'none'"),
     ],

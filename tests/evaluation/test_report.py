@@ -315,6 +315,7 @@ def test_bad_input_is_refused(tmp_path: Path, results: Path) -> None:
         ("Cl2", "g2", "covalent, heavier elements"),
         ("CH4", "g2", "covalent, H to F"),
         ("H4O2", "dimers", "weakly bound"),
+        ("CF4", "small", "molecules, def2-SVP"),
         ("C(s)", "crystals", "crystals"),
         ("C(s)", "crystals-gth", "crystals, pseudopotentials"),
         ("Al(s)", "crystals-gth", "crystals, pseudopotentials"),

@@ -73,7 +73,7 @@ def evaluate_scf(
     kind: Annotated[
         list[str] | None,
         typer.Option(
-            help="Kind of systems (g2, crystals-gth, ...); may be repeated.",
+            help="Kind of systems (g2, crystals-gth, ...), unless some are named; may be repeated.",
             show_default="distinct molecules and atoms",
         ),
     ] = None,
@@ -91,7 +91,8 @@ def evaluate_scf(
     from taufree.evaluation import plots, scf
 
     refuse_picture(plot)
-    select(kind)  # says which kinds there are
+    if kind:
+        select(kind)  # says which kinds there are
     result = scf.evaluate(
         model,
         split,

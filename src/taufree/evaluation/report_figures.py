@@ -21,6 +21,10 @@ from taufree.hosts.single_point import KCAL_PER_HARTREE
 METALS = frozenset("Li Be Na Mg Al K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga".split())
 CRYSTALS = {"crystals": "crystals", "crystals-gth": "crystals, pseudopotentials"}
 """Kinds of the data that are crystals, and what they are called here."""
+APART = {
+    "dimers": "weakly bound", "pairs": "weakly bound", "small": "molecules, def2-SVP", **CRYSTALS
+}  # fmt: skip
+"""Kinds that say more of a system than its elements do."""
 Result = Mapping[str, Any]
 
 
@@ -32,7 +36,7 @@ def elements_in(formula: str) -> set[str]:
 def bonding_kind(formula: str, kind: str) -> str:
     """A coarse class of the bonds in a system: what its elements and its kind in the data say."""
     found = elements_in(formula)
-    if apart := {"dimers": "weakly bound", "pairs": "weakly bound", **CRYSTALS}.get(kind):
+    if apart := APART.get(kind):
         return apart
     if re.fullmatch(r"[A-Z][a-z]?([+-]\d*)?", formula):
         return "atoms and monatomic ions"
@@ -62,13 +66,17 @@ def density_distribution(result: Result) -> Figure:
 
 
 def density_groups(result: Result) -> Figure:
-    """The model's error per electron: of molecules by element, of all by kind of bonding."""
+    """The model's error per electron: of molecules by element, of all by kind of bonding.
+
+    Molecules in the small basis err by the basis, not by the element: they stand apart.
+    """
     by_element: dict[str, list[float]] = defaultdict(list)
     by_bonding: dict[str, list[float]] = defaultdict(list)
     for line in result["systems"]:
         error = line["errors"][MODEL]["exc_mha"]
-        for symbol in () if line["kind"] in CRYSTALS else elements_in(line["formula"]):
-            by_element[symbol].append(error)
+        if line["kind"] not in ("small", *CRYSTALS):
+            for symbol in elements_in(line["formula"]):
+                by_element[symbol].append(error)
         by_bonding[bonding_kind(line["formula"], line["kind"])].append(error)
     order = sorted(by_element, key=atomic_numbers.__getitem__)
     figure, axes = _panels(2)
