@@ -17,6 +17,7 @@ from taufree.data.store import digest, write_manifest, write_record
 from taufree.data.systems import registry
 from taufree.errors import UserError, WeightsError
 from taufree.evaluation import density, invariance
+from taufree.training.config import read_config
 from tolerances import SUM_ROUNDING
 
 SIZES = {
@@ -45,7 +46,7 @@ def config(kind: str, data: Path, out: Path, steps: int = 4) -> Path:
     path = out / "run.toml"
     path.write_text(
         f'data = "{data}"\nout = "{out}"\nname = "other"\nsteps = {steps}\npoints = 400\n'
-        f"levels = [{LEVEL}]\ncheckpoint_every = 2\n"
+        f'kinds = ["g2"]\nlevels = [{LEVEL}]\ncheckpoint_every = 2\n'
         f'[architecture]\ncomparator = "{kind}"\nnetwork = {{ {sizes} }}\n'
     )
     return path
@@ -82,6 +83,28 @@ def test_it_trains_goes_on_and_becomes_a_row(
     (line,) = result["systems"]
     assert line["errors"]["other"].keys() >= {"de_x_mha", "l1_mha", "vrho_mha", "vtau"}
     assert result["means"]["all molecules"]["other"]["l1_mha"] == line["errors"]["other"]["l1_mha"]
+
+
+def test_linear_attention_learns_where_exchange_is_flat(data: Path, tmp_path: Path) -> None:
+    """F_x of MS2 depends on α − 1 to third order only, and a fresh network begins near α = 1."""
+    settings = read_config(config("linear_attention", data, tmp_path), training.ComparatorConfig)
+    densities = training.load_densities(settings, torch.device("cpu"))
+    network = settings.architecture.build()
+    torch.nn.init.zeros_(network.out.weight)  # type: ignore[union-attr, arg-type]
+    torch.nn.init.zeros_(network.out.bias)  # type: ignore[union-attr, arg-type]
+    generator = torch.Generator().manual_seed(0)
+    points, electrons = training.draw(settings, densities, generator)
+    loss, _ = training.losses(network, points, electrons, generator)
+    loss.backward()
+    slope = network.out.bias.grad  # type: ignore[union-attr]
+    assert abs(float(slope)) > 1e-3  # Ha per electron and unit of log α
+
+
+def test_kinds_choose_what_is_learned(data: Path, tmp_path: Path) -> None:
+    path = config("linear_attention", data, tmp_path / "run")
+    path.write_text(path.read_text().replace('kinds = ["g2"]', 'kinds = ["crystals"]'))
+    with pytest.raises(UserError, match="no train densities of crystals"):
+        training.train(path)
 
 
 def test_invariance_is_kept_or_lost_as_the_architectures_have_it(data: Path) -> None:

@@ -59,7 +59,7 @@ class LinearAttentionBlock(nn.Module):
         q, k, v = self.qkv(x).chunk(3, 1)
         phase = self.phase(coords)
         q, k = (rotate(unit_norm(a, electrons), phase) for a in (q, k))
-        x = x + q @ (k.T @ (electrons[:, None] * v))
+        x = x + q @ (k.T @ (electrons[:, None] * v)) / x.shape[1]
         return x + self.gated(self.norm(x))
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -26,16 +26,37 @@ from taufree.data.store import entries_of, load_record, manifest_checksum
 from taufree.errors import UserError
 from taufree.functional import RHO_THRESHOLD
 from taufree.model.storage import save_model
-from taufree.physics.descriptors import contracted_gradient, lda_exchange
+from taufree.physics.descriptors import (
+    contracted_gradient,
+    iso_orbital_indicator,
+    lda_exchange,
+)
 from taufree.physics.parents import PARENTS, energy_density
 from taufree.training.checkpoint import load_checkpoint, save_checkpoint
 from taufree.training.config import read_config
 
-Points = tuple[Tensor, ...]
+
+class Points(NamedTuple):
+    """Points of an unpolarized density: (n_points,) each, ∇ρ and coordinates (n_points, 3)."""
+
+    rho: Tensor
+    grad_rho: Tensor
+    estimate: Tensor
+    """The orbital-free τ that `ExpertTransformers` takes in."""
+    weights: Tensor
+    coords: Tensor
+    exc: Tensor
+    """The parent's e_x, an energy per volume."""
+    tau: Tensor
+    """The orbitals' τ."""
+
+
 WARMUP = 50
 """Steps until the learning rate is at its full height, from which it falls linearly to zero."""
 RANDOM_ROUTES = 0.1
 """Share of the steps whose points are sent to the experts at random."""
+INDICATOR_WEIGHT = 0.1
+"""Weight (Ha) of ∫ρ|Δ(α/(1 + α))| per electron beside ∫|Δe_x|: F_x is flat at α = 0, 1 and ∞."""
 
 
 class ComparatorConfig(BaseModel):
@@ -48,6 +69,8 @@ class ComparatorConfig(BaseModel):
     out: Path
     name: str
     seed: int = Field(0, ge=0)
+    kinds: tuple[str, ...] | None = Field(None, min_length=1)
+    """Kinds of systems to learn from; None: all that the data hold."""
     levels: tuple[int, ...] = Field((1,), min_length=1)
     steps: int = Field(1000, ge=1)
     points: int = Field(4000, ge=2)
@@ -80,7 +103,7 @@ def train(path: Path, *, resume: bool = True) -> dict[str, Any]:
     config.out.mkdir(parents=True, exist_ok=True)
     checkpoint, log = config.out / "checkpoint.safetensors", config.out / "log.jsonl"
     settings = config.model_dump(mode="json")
-    learned = {entry.name: entry for entry in entries_of(config.data, "train")}
+    learned = {entry.name: entry for entry in entries_of(config.data, "train", config.kinds)}
     checksum = manifest_checksum(learned)
     step, running = 0, float("nan")
     if resume and checkpoint.exists():
@@ -129,24 +152,24 @@ def train(path: Path, *, resume: bool = True) -> dict[str, Any]:
 
 
 def load_densities(config: ComparatorConfig, device: torch.device) -> list[Points]:
-    """ρ, ∇ρ, estimated τ, weights, coordinates and the parent's e_x of every spin channel.
-
-    Of converged densities whose ∇²ρ is known, which the estimated τ needs.
-    """
+    """Spin channels of the converged densities whose ∇²ρ is known: the estimated τ needs it."""
     found = []
-    for entry in entries_of(config.data, "train"):
+    for entry in entries_of(config.data, "train", config.kinds):
         path = config.data / entry.file
         for record in load_record(path, config.levels, ["converged"], entry.sha256):
             if record.lapl is None:
                 continue
             record = with_parent(record, PARENTS[config.architecture.parent].xc)
-            for spin, channel in enumerate(channels(record)):
+            tau = record.density.n_spin * record.tau
+            for channel, e, t in zip(channels(record), record.exc, tau, strict=True):
                 held = channel[0] > RHO_THRESHOLD
                 if held.any():
-                    fields = (*channel, record.exc[spin])
-                    found.append(tuple(x[held].to(device) for x in fields))
+                    found.append(Points(*(x[held].to(device) for x in (*channel, e, t))))
     if not found:
-        raise UserError(f"{config.data} holds no train densities; run taufree data build first.")
+        of = f" of {', '.join(config.kinds)}" if config.kinds else ""
+        raise UserError(
+            f"{config.data} holds no train densities{of}; run taufree data build first."
+        )
     return found
 
 
@@ -162,35 +185,38 @@ def draw(
     def pick(n: int) -> int:
         return int(torch.randint(n, (), generator=generator))
 
-    rho, grad_rho, tau, weights, coords, exc = densities[pick(len(densities))]
+    points = densities[pick(len(densities))]
+    rho, weights = points.rho, points.weights
     electrons = weights @ rho
     if config.architecture.comparator == "expert_transformers":
         first = pick(max(1, len(rho) - config.points + 1))
         chosen = torch.arange(first, min(first + config.points, len(rho)), device=rho.device)
         electrons = electrons * len(chosen) / len(rho)
     else:
-        energy = (weights * exc).abs()
+        energy = (weights * points.exc).abs()
         chance = energy / energy.sum() + (weights * rho).abs() / electrons
         random = torch.rand(config.points, generator=generator, dtype=torch.float64).to(rho.device)
         cumulative = chance.cumsum(0)  # to 2, or more where a grid has negative weights
         chosen = torch.searchsorted(cumulative, cumulative[-1] * random).clamp_max(len(rho) - 1)
         weights = cumulative[-1] * weights / (config.points * chance).clamp_min(1e-30)
-    return tuple(x[chosen] for x in (rho, grad_rho, tau, weights, coords, exc)), electrons
+    return Points(*(x[chosen] for x in points._replace(weights=weights))), electrons
 
 
 def losses(
     network: nn.Module, points: Points, electrons: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, float]:
     """What is minimized, and ∫|Δe_x| per electron on the points (Ha), which `draw` gave."""
-    rho, grad_rho, _, weights, coords, exc = points
+    rho, grad_rho, _, weights, coords, exc, tau = points
     if isinstance(network, ExpertTransformers):
         return _expert_losses(network, points, electrons, generator)
     sigma = contracted_gradient(grad_rho)
     found = network(*(x.float() for x in (rho, sigma, weights * rho, coords))).double()
     parent = PARENTS[network.config.parent]  # type: ignore[union-attr, index]
     error = energy_density(parent, rho, sigma, found) - exc
-    loss = (weights * error.abs()).sum() / electrons
-    return loss, float(loss.detach())
+    l1 = (weights * error.abs()).sum() / electrons
+    bounded = [a / (1 + a) for a in (iso_orbital_indicator(rho, sigma, t) for t in (found, tau))]
+    off = (weights * rho * (bounded[0] - bounded[1]).abs()).sum() / electrons
+    return l1 + INDICATOR_WEIGHT * off, float(l1.detach())
 
 
 def _expert_losses(
@@ -199,7 +225,7 @@ def _expert_losses(
     electrons: Tensor,
     generator: torch.Generator,
 ) -> tuple[Tensor, float]:
-    rho, grad_rho, tau, weights, coords, exc = points
+    rho, grad_rho, tau, weights, coords, exc, _ = points
     lda, place = lda_exchange(rho), coords.float()
     features, partial = network.inputs(rho, grad_rho, tau, weights)
     scores = network.route(features, partial, place)
