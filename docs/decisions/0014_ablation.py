@@ -290,8 +290,9 @@ def run(
     model = config.model.model_copy(update=variant.get("model", {}))
     changes = {**variant.get("training", {}), "model": model}
     config = config.model_copy(update=changes)
-    kinds = set(variant.get("only", {f.kind for f in train})) - set(variant.get("without", ()))
-    train, test = ([f for f in each if f.kind in kinds] for each in (train, test))
+    kinds = set(variant.get("only", {f.kind for f in train}))
+    train = [f for f in train if f.kind in kinds - set(variant.get("without", ()))]
+    test = [f for f in test if f.kind in kinds - {"small"}]
     if most := variant.get("most_points"):
         train, test = ([f for f in each if len(f.weights) <= most] for each in (train, test))
     if variant.get("converged"):

@@ -142,8 +142,12 @@ def test_what_is_no_comparator_is_refused(data: Path, tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("points = 400", "points = 1"))
     with pytest.raises(UserError, match="points"):
         training.train(path)
-    other = Comparator(
-        Architecture(comparator="linear_attention", parent="r2scan").build(), "other"
-    )
+    model = random_functional()
+    build = Architecture(comparator="linear_attention", parent="r2scan").build
     with pytest.raises(UserError, match="stands for R2SCAN"):
-        density.evaluate(random_functional(), data, "test", LEVEL, comparators=[other])
+        density.evaluate(model, data, "test", LEVEL, comparators=[Comparator(build(), "other")])
+    with pytest.raises(UserError, match="stands for R2SCAN"):
+        invariance.evaluate(model, data, [Comparator(build(), "other")], ["CH"], LEVEL)
+    twins = [Comparator(Architecture(comparator="linear_attention").build(), "one")] * 2
+    with pytest.raises(UserError, match="two rows would be named one"):
+        density.evaluate(model, data, "test", LEVEL, comparators=twins)

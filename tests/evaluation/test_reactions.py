@@ -63,6 +63,14 @@ def test_what_did_not_converge_has_no_energy(functional: Functional, runs: dict[
     reactions.table(result)
 
 
+def test_an_atom_that_was_rescued_has_an_energy() -> None:
+    atom = System("H", ("H",), ((0.0, 0.0, 0.0),), spin=1)
+    reaction = reactions.Reaction("H", "dbh24", ((-1, atom),), 0.0)
+    run = {"converged": False, "rescued": True, "energy_hartree": -0.5}
+    energy = reactions._energy(reaction, {(atom, "deorbitalized"): run}, "deorbitalized")
+    assert energy == pytest.approx(0.5 * Hartree / (kcal / mol))
+
+
 def test_large_systems_are_left_out_by_name(functional: Functional, runs: dict[str, Any]) -> None:
     result = reactions.evaluate(functional, max_electrons=20)
     assert WATER in {line["name"] for line in result["reactions"]}

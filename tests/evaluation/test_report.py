@@ -72,10 +72,12 @@ def an_scf_result() -> dict[str, Any]:
         }  # fmt: skip
 
     lines = [line("H2", -1.17), line("N2", -109.5)]
+    atoms = [line("H", -0.5), line("N", -54.6)]
+    atoms[1]["deorbitalized"] = atoms[1]["parent"] | {"converged": False, "rescued": True}
     return {
         "model": "ms2", "potential": "ks", "parent": "MS2", "split": "test", "grid_level": 3,
         "summary": scf.summary(lines), "systems": lines,
-        "atoms": [line("H", -0.5), line("N", -54.6)],
+        "atoms": atoms,
     }  # fmt: skip
 
 
@@ -244,6 +246,7 @@ def test_targets_of_self_consistent_results() -> None:
         "atomization energy, self-consistent, largest": True,
         "dipole": True,
         "converged, molecules": True,
+        "converged, their free atoms": False,
         "median cycles, molecules": True,
         "converged, interactions of S22, def2-svp": True,
         "median cycles, interactions of S22, def2-svp": True,

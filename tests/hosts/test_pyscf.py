@@ -684,3 +684,6 @@ def test_an_unknown_pseudopotential_is_warned_of(smooth: Functional) -> None:
     with pytest.warns(DomainWarning, match="Si with all electrons: with pseudopotentials"):
         taufree.deorbitalize(dft.UKS(mol), Functional(smooth.network, "trained", ["Si"]))
     taufree.deorbitalize(dft.UKS(mol), Functional(smooth.network, "trained", ["Si"], ["Si"]))
+    with pytest.warns(DomainWarning) as caught:  # of what is not known at all, that alone is said
+        taufree.deorbitalize(dft.UKS(mol), Functional(smooth.network, "trained", ["H"]))
+    assert len(caught) == 1 and "not trained on Si" in str(caught[0].message)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -133,7 +134,7 @@ def train(path: Path, *, resume: bool = True) -> dict[str, Any]:
             step += 1
             running = error if step == 1 else 0.98 * running + 0.02 * error
             status.update(f"step {step}: ∫|Δe_x| {1e3 * running:.2f} mHa per electron")
-            if step % config.checkpoint_every == 0:
+            if step % config.checkpoint_every == 0 or step == config.steps:
                 with log.open("a") as file:
                     file.write(json.dumps({"step": step, "train": {"l1": running}}) + "\n")
                 state = {"step": step, "running": running, "config": settings, "data": checksum}
@@ -145,6 +146,7 @@ def train(path: Path, *, resume: bool = True) -> dict[str, Any]:
         "command": f"taufree train {path}",
         "training": settings,
         "data": checksum,
+        "systems": Counter(entry.kind for entry in learned.values()),
         "metrics": {"train": result},
     }
     save_model(weights, network, card)

@@ -104,12 +104,7 @@ def evaluate(
         The data hold nothing to evaluate, or are damaged.
     """
     functional = load_model(model)
-    for other in comparators:
-        if other.parent != functional.parent.xc or other.name in (MODEL, *DEORBITALIZERS):
-            raise UserError(
-                f"{other.name} stands for {other.parent} and the model for {functional.parent.xc}, "
-                "or it has the name of another row: choose others."
-            )
+    check_comparators(functional, comparators)
     entries = read_manifest(data)
     chosen = entries_of(data, split)
     densities: set[str] = set()
@@ -146,6 +141,26 @@ def evaluate(
         "systems": systems,
         "missing": [s.name for s in systems_of(split) if s.name not in names],
     }
+
+
+def check_comparators(functional: Functional, comparators: Sequence[Comparator]) -> None:
+    """Refuse comparators of another parent, and two rows of one name.
+
+    Raises
+    ------
+    UserError
+        For the first such comparator.
+    """
+    rows = [MODEL, *DEORBITALIZERS]
+    for other in comparators:
+        if other.parent != functional.parent.xc:
+            raise UserError(
+                f"{other.name} stands for {other.parent} and {functional.name} for "
+                f"{functional.parent.xc}: choose comparators of one parent."
+            )
+        if other.name in rows:
+            raise UserError(f"two rows would be named {other.name}: rename the comparator's file.")
+        rows.append(other.name)
 
 
 def _evaluate(

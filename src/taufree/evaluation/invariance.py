@@ -20,7 +20,7 @@ from taufree.comparators.trained import Comparator, channels
 from taufree.data.reparent import with_parent
 from taufree.data.store import ReferenceDensity, iter_records
 from taufree.errors import UserError
-from taufree.evaluation.density import MODEL
+from taufree.evaluation.density import MODEL, check_comparators
 from taufree.evaluation.errors import MHA, exchange_energy, model_alpha
 from taufree.functional import Functional
 from taufree.model.storage import load_model
@@ -96,9 +96,10 @@ def evaluate(
     Raises
     ------
     UserError
-        The data hold none of the systems at this grid level.
+        The data hold none of the systems at this grid level, or a comparator is of another parent.
     """
     functional = load_model(model).double()
+    check_comparators(functional, comparators)
     energies: dict[str, Callable[[ReferenceDensity], float]] = {
         MODEL: lambda record: exchange_energy(
             functional.parent, record.density, model_alpha(functional, record.density)[0]

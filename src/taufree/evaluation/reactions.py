@@ -15,7 +15,14 @@ from taufree.console import number
 from taufree.data.reactions import SETS, Reaction, reactions
 from taufree.data.systems import System
 from taufree.errors import UserError
-from taufree.evaluation.self_consistent import WHICH, Run, Task, Which, converge_all
+from taufree.evaluation.self_consistent import (
+    WHICH,
+    Run,
+    Task,
+    Which,
+    converge_all,
+    has_energy,
+)
 from taufree.functional import Functional
 from taufree.hosts.single_point import KCAL_PER_HARTREE
 from taufree.model.storage import load_model
@@ -125,7 +132,7 @@ def _line(reaction: Reaction, runs: Mapping[Task, Run]) -> dict[str, Any]:
 def _energy(reaction: Reaction, runs: Mapping[Task, Run], which: Which) -> float | None:
     """Of systems that all converged, kcal/mol."""
     terms = [(c, runs[system, which]) for c, system in reaction.terms]
-    if not all(run["converged"] for _, run in terms):
+    if not all(has_energy(run) for _, run in terms):
         return None
     return KCAL_PER_HARTREE * float(sum(c * run["energy_hartree"] for c, run in terms))
 

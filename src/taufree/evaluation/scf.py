@@ -16,7 +16,14 @@ from taufree.console import number
 from taufree.data.splits import Split, systems_of
 from taufree.data.systems import System
 from taufree.errors import UserError
-from taufree.evaluation.self_consistent import WHICH, Run, Task, Which, converge_all
+from taufree.evaluation.self_consistent import (
+    WHICH,
+    Run,
+    Task,
+    Which,
+    converge_all,
+    has_energy,
+)
 from taufree.evaluation.thermochemistry import atom, atomization, atoms_of
 from taufree.functional import Functional
 from taufree.hosts.single_point import KCAL_PER_HARTREE
@@ -155,7 +162,7 @@ def _line(system: System, runs: Mapping[Task, Run]) -> dict[str, Any]:
 
 def _energy_error(system: System, runs: Mapping[Task, Run]) -> float | None:
     deorbitalized, parent = (runs[system, which] for which in WHICH)
-    if not all(run["converged"] or run.get("rescued") for run in (deorbitalized, parent)):
+    if not (has_energy(deorbitalized) and has_energy(parent)):
         return None
     return float(deorbitalized["energy_hartree"] - parent["energy_hartree"])
 

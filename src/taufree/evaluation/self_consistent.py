@@ -141,6 +141,11 @@ def converge(
     }
 
 
+def has_energy(run: Run) -> bool:
+    """Whether a calculation converged, a free atom's by whatever means."""
+    return bool(run["converged"] or run.get("rescued"))
+
+
 def gap(mf: Any) -> float | None:
     """Lowest empty less highest occupied orbital energy, of either spin; None if one is missing."""
     energies, occupied = np.array(mf.mo_energy), np.array(mf.mo_occ) > 0

@@ -20,7 +20,7 @@ from taufree.data.splits import Split, systems_of
 from taufree.data.systems import System
 from taufree.errors import UserError
 from taufree.evaluation.equation_of_state import EOS, GPA_PER_ATOMIC, delta, fit
-from taufree.evaluation.self_consistent import WHICH, Task, Which, converge_all
+from taufree.evaluation.self_consistent import WHICH, Task, Which, converge_all, has_energy
 from taufree.evaluation.thermochemistry import atom
 from taufree.evaluation.workers import Run
 from taufree.functional import Functional
@@ -265,7 +265,7 @@ def _curve(
     result["lattice_constant_angstrom"] = scale * lattice_constant(crystal.name)
     result["bulk_modulus_gpa"] = eos.bulk_modulus * GPA_PER_ATOMIC
     atoms = {a.symbols[0]: runs[a, which] for a in free_atoms(crystal)}
-    if all(run["converged"] for run in atoms.values()):
+    if all(has_energy(run) for run in atoms.values()):
         count = Counter(crystal.symbols)
         free = sum(n * atoms[symbol]["energy_hartree"] for symbol, n in count.items())
         result["cohesive_ev"] = (free - eos.energy) * Hartree / len(crystal.symbols)

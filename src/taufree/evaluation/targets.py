@@ -110,6 +110,9 @@ def _scf(result: Result) -> Iterator[Line]:
             yield _line(label + potential, found[key], bound, unit)
     converged = round(found["converged"] * found["n_systems"])
     yield from _convergence(found, "molecules" + potential, converged, found["n_systems"])
+    if atoms := result["atoms"]:
+        alone = sum(atom["deorbitalized"]["converged"] for atom in atoms)
+        yield _converged("their free atoms" + potential, alone, len(atoms))
 
 
 def _reactions(result: Result) -> Iterator[Line]:
@@ -133,8 +136,12 @@ def _solids(result: Result) -> Iterator[Line]:
     yield from _convergence(found, "crystals", found["converged"], found["n_points"])
 
 
+def _converged(of: str, converged: int, n: int) -> Line:
+    return Line(f"converged, {of}", "all", f"{converged} of {n}", "", converged == n)
+
+
 def _convergence(found: Result, of: str, converged: int, n: int) -> Iterator[Line]:
-    yield Line(f"converged, {of}", "all", f"{converged} of {n}", "", converged == n)
+    yield _converged(of, converged, n)
     ours, parents = found["median_cycles"], found["parent_median_cycles"]
     if ours is not None and parents is not None:
         parent = f"parent {parents:g}"

@@ -63,7 +63,7 @@ def warn_unseen(functional: Functional, mol: Any) -> None:
             stacklevel=3,
         )
     replaced = {mol.atom_pure_symbol(i) for i in range(mol.natm) if mol.atom_nelec_core(i)}
-    unseen = sorted(replaced - functional.pseudopotentials)
+    unseen = sorted((replaced & functional.elements) - functional.pseudopotentials)
     if functional.elements and unseen:
         warnings.warn(
             f"{functional.name} has learned {', '.join(unseen)} with all electrons: with "

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import time
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -25,16 +27,21 @@ FORMAT = 1
 def save_model(path: Path, network: nn.Module, card: dict[str, Any]) -> None:
     """Write ``path`` (.safetensors) and the JSON beside it, each whole or not at all.
 
-    ``card`` is what the model says of itself: data checksum, training commit, command, metrics,
-    and the ``elements`` of its training data and those it knows with ``pseudopotentials``, beyond
-    which a run warns.
+    ``card`` is what the model says of itself: data checksum, command, metrics, and the
+    ``elements`` of its training data and those it knows with ``pseudopotentials``, beyond which a
+    run warns. The commit of the code and the date are added.
     """
+    git = ["git", "describe", "--always", "--dirty"]
+    folder = Path(__file__).parent
+    commit = subprocess.run(git, capture_output=True, text=True, check=False, cwd=folder)
     blob = save({k: v.detach().float().cpu().contiguous() for k, v in network.state_dict().items()})
     text = json.dumps(
         {
             "format": FORMAT,
             "config": network.config.model_dump(),  # type: ignore[union-attr, operator]
             "sha256": hashlib.sha256(blob).hexdigest(),
+            "commit": commit.stdout.strip() or "unknown",
+            "date": time.strftime("%Y-%m-%d"),
             **card,
         },
         indent=1,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import time
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
@@ -185,7 +183,7 @@ def validate(
     molecules: Molecules | None = None,
     curves: Curves | None = None,
 ) -> dict[str, float]:
-    """Means of |ΔE_x| and ∫|Δe_x| over molecules and over cells, in mHa, on all their points.
+    """Means of |ΔE_x| and ∫|Δe_x| in mHa over molecules, those in the small basis, and cells.
 
     Over ``molecules`` those of E_relax and of |ΔE_x − E_relax|, the self-consistent energy's error;
     over ``curves`` that of the error of their slopes, in mHa per atom.
@@ -195,7 +193,7 @@ def validate(
     for k, (kind, name, share) in enumerate(of_all):
         batch = densities.whole(k)
         error = losses.error(batch) * batch.weights * share * 1e3
-        sums = groups[kind if kind in CRYSTALS else "molecules"]
+        sums = groups[kind if kind in (*CRYSTALS, "small") else "molecules"]
         sums[name] = sums.get(name, 0) + torch.stack([error.sum(), error.abs().sum()])
     errors: dict[str, float] = {}
     for group, sums in groups.items():
@@ -231,19 +229,14 @@ def _card(
     config: TrainingConfig, path: Path, learned: dict[str, Entry], errors: dict[str, float]
 ) -> dict[str, Any]:
     """What made the weights; of those it started from the same, and so on."""
-    git = ["git", "describe", "--always", "--dirty"]
-    folder = Path(__file__).parent
-    commit = subprocess.run(git, capture_output=True, text=True, check=False, cwd=folder)
     return {
         "command": f"taufree train {path}",
         "training": config.model_dump(mode="json", exclude={"model"}),
         "start": _made(read_card(weights_file(config.start))) if config.start else None,
-        "commit": commit.stdout.strip() or "unknown",
         "data": manifest_checksum(learned),
         "systems": Counter(entry.kind for entry in learned.values()),
         "elements": elements(learned, "train"),
         "pseudopotentials": elements(learned, "train", "crystals-gth"),
-        "date": time.strftime("%Y-%m-%d"),
         "metrics": {"validation": errors},
     }
 
