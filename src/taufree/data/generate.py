@@ -115,15 +115,19 @@ def densities(
 
 
 def converge_parent(
-    system: System, callback: Callable[[dict[str, Any]], None] | None = None
+    system: System,
+    callback: Callable[[dict[str, Any]], None] | None = None,
+    level: int | None = None,
 ) -> dft.rks.RKS:
     """Density-fitted RKS or UKS of the parent functional with PySCF's defaults.
 
     If the default DIIS does not converge, a level shift and then second-order SCF go on from
     where it stopped. ``callback`` is called in every cycle of each. Of a crystal only the default
-    is tried, see `taufree.data.periodic`.
+    is tried, see `taufree.data.periodic`. ``level`` is the grid's, if not that of `mean_field`.
     """
     mf = mean_field(system)
+    if level is not None:
+        mf.grids.level = level
     if system.period:
         periodic.converge(mf, system.period, callback)
         if not mf.converged:

@@ -205,7 +205,7 @@ def _stretched_systems(parent: str) -> Iterator[tuple[str, System]]:
 
 def _converged(system: System) -> ExactDensity:
     """The parent's self-consistent density of a closed shell."""
-    mf = converge_parent(system)
+    mf = converge_parent(system, level=STRETCHED_LEVEL)
     (found,) = grid_record(mf, [orbitals.factor(mf.make_rdm1())], STRETCHED_LEVEL, system.parent)
     fields = {key: torch.from_numpy(np.ascontiguousarray(x)) for key, x in found.items()}
     coords, weights, rho, grad_rho = (
