@@ -1,1 +1,1 @@
-"""Networks that others proposed, written from their papers and trained here on a part of the same data."""
+"""Networks that others proposed, written from their papers, trained here on a part of the data."""
