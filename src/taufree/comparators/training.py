@@ -1,6 +1,7 @@
 """``taufree train CONFIG`` for a config that names a ``comparator``.
 
-Linear attention predicts τ, and is trained through the parent's e_x on points drawn from a density.
+Linear attention predicts τ, and is trained through the parent's e_x and α/(1 + α) on points drawn
+from a density.
 Of the four transformers, each is trained on the points it is sent, chunk by chunk as published;
 the router, which a hard arg-max gives no gradient, learns by cross-entropy to name the expert that
 errs least on a quarter of the points, as many as each expert sees of them in the mean. One step in
