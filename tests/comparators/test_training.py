@@ -17,6 +17,7 @@ from taufree.data.store import digest, write_manifest, write_record
 from taufree.data.systems import registry
 from taufree.errors import UserError, WeightsError
 from taufree.evaluation import density, invariance
+from taufree.model.storage import origin
 from taufree.training.config import read_config
 from tolerances import SUM_ROUNDING
 
@@ -83,6 +84,21 @@ def test_it_trains_goes_on_and_becomes_a_row(
     (line,) = result["systems"]
     assert line["errors"]["other"].keys() >= {"de_x_mha", "l1_mha", "vrho_mha", "vtau"}
     assert result["means"]["all molecules"]["other"]["l1_mha"] == line["errors"]["other"]["l1_mha"]
+
+
+def test_it_goes_on_from_other_weights(data: Path, tmp_path: Path) -> None:
+    first = training.train(config("linear_attention", data, tmp_path / "first"))
+    path = config("linear_attention", data, tmp_path / "second", steps=1)
+    plain = path.read_text()
+    path.write_text(f'start = "{first["weights"]}"\nlearning_rate = 1e-9\n' + plain)
+    second = training.train(path)
+    before, after = (load_file(r["weights"]) for r in (first, second))
+    assert all(torch.allclose(before[key], after[key], atol=1e-7) for key in before)
+    assert origin(Path(second["weights"]))["start"]["training"]["steps"] == 4
+
+    path.write_text(path.read_text().replace("n_blocks = 1", "n_blocks = 2"))
+    with pytest.raises(UserError, match="another architecture"):
+        training.train(path, resume=False)
 
 
 def test_linear_attention_learns_where_exchange_is_flat(data: Path, tmp_path: Path) -> None:

@@ -21,13 +21,18 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from taufree.comparators.expert_transformers import N_EXPERTS, ExpertTransformers
-from taufree.comparators.trained import Architecture, channels, device_at_hand
+from taufree.comparators.trained import (
+    Architecture,
+    channels,
+    device_at_hand,
+    load_comparator,
+)
 from taufree.console import stderr
 from taufree.data.reparent import with_parent
 from taufree.data.store import entries_of, load_record, manifest_checksum
 from taufree.errors import UserError
 from taufree.functional import RHO_THRESHOLD
-from taufree.model.storage import save_model
+from taufree.model.storage import origin, save_model
 from taufree.physics.descriptors import (
     contracted_gradient,
     iso_orbital_indicator,
@@ -70,6 +75,8 @@ class ComparatorConfig(BaseModel):
     data: Path
     out: Path
     name: str
+    start: Path | None = None
+    """Weights of the same architecture to start from; by default random ones."""
     seed: int = Field(0, ge=0)
     kinds: tuple[str, ...] | None = Field(None, min_length=1)
     """Kinds of systems to learn from; None: all that the data hold."""
@@ -100,7 +107,15 @@ def train(path: Path, *, resume: bool = True) -> dict[str, Any]:
     config = read_config(path, ComparatorConfig)
     device = device_at_hand()
     torch.manual_seed(config.seed)
-    network = config.architecture.build().train().to(device)
+    network = config.architecture.build()
+    if config.start is not None:
+        start = load_comparator(config.start).network
+        if start.config != config.architecture:
+            raise UserError(
+                f"{config.start} has another architecture than the network of this run."
+            )
+        network.load_state_dict(start.state_dict())
+    network = network.train().to(device)
     optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate)
     config.out.mkdir(parents=True, exist_ok=True)
     checkpoint, log = config.out / "checkpoint.safetensors", config.out / "log.jsonl"
@@ -146,6 +161,7 @@ def train(path: Path, *, resume: bool = True) -> dict[str, Any]:
     card = {
         "command": f"taufree train {path}",
         "training": settings,
+        "start": origin(config.start) if config.start else None,
         "data": checksum,
         "systems": Counter(entry.kind for entry in learned.values()),
         "metrics": {"train": result},

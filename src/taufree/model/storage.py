@@ -124,6 +124,13 @@ def read_card(path: Path) -> dict[str, Any]:
     return card
 
 
+def origin(path: Path) -> dict[str, Any]:
+    """What made a weights file; of those it started from the same, and so on."""
+    card = read_card(path)
+    what = ("command", "training", "start", "commit", "data", "systems", "date", "sha256")
+    return {key: card[key] for key in what if key in card}
+
+
 def fingerprint(functional: Functional) -> str:
     """SHA-256 over a model's configuration and parameters."""
     network = functional.network

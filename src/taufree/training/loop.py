@@ -20,7 +20,7 @@ from taufree.data.store import Entry, manifest_checksum
 from taufree.data.summary import elements
 from taufree.errors import UserError
 from taufree.model.network import Network
-from taufree.model.storage import load_model, read_card, save_model, weights_file
+from taufree.model.storage import load_model, origin, save_model, weights_file
 from taufree.training.checkpoint import load_checkpoint, save_checkpoint
 from taufree.training.config import TrainingConfig, read_config
 from taufree.training.draw import chances, draw_batch, draw_whole
@@ -228,19 +228,14 @@ def _truncate_log(log: Path, step: int) -> None:
 def _card(
     config: TrainingConfig, path: Path, learned: dict[str, Entry], errors: dict[str, float]
 ) -> dict[str, Any]:
-    """What made the weights; of those it started from the same, and so on."""
+    """What made the weights, and those it started from."""
     return {
         "command": f"taufree train {path}",
         "training": config.model_dump(mode="json", exclude={"model"}),
-        "start": _made(read_card(weights_file(config.start))) if config.start else None,
+        "start": origin(weights_file(config.start)) if config.start else None,
         "data": manifest_checksum(learned),
         "systems": Counter(entry.kind for entry in learned.values()),
         "elements": elements(learned, "train"),
         "pseudopotentials": elements(learned, "train", "crystals-gth"),
         "metrics": {"validation": errors},
     }
-
-
-def _made(card: dict[str, Any]) -> dict[str, Any]:
-    what = ("command", "training", "start", "commit", "data", "systems", "date", "sha256")
-    return {key: card[key] for key in what if key in card}
