@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from tests.tolerances import SCREENING
 import taufree
 from taufree.data.generate import calculate, converge_parent
 from taufree.data.splits import Split
-from taufree.data.store import digest, write_manifest, write_record
+from taufree.data.store import digest, read_manifest, write_manifest, write_record
 from taufree.data.systems import registry
 from taufree.errors import UserError
 from taufree.training import relaxation
@@ -99,3 +100,10 @@ def test_it_tells_how_far_self_consistency_leads(tmp_path: Path) -> None:
 def test_a_split_without_molecules_is_said(folder: Path) -> None:
     with pytest.raises(UserError, match="no such test molecules"):
         Molecules(folder, "test", 0, "ms2")
+
+
+def test_systems_of_another_version_are_refused(folder: Path, tmp_path: Path) -> None:
+    entry = next(entry for entry in read_manifest(folder).values() if entry.name == "LiH")
+    write_manifest(tmp_path, {"LiH-cold": replace(entry, name="LiH-cold")})
+    with pytest.raises(UserError, match="LiH-cold, which this version of taufree does not know"):
+        Molecules(tmp_path, "train", 0, "ms2")

@@ -105,7 +105,7 @@ class Molecules:
     Raises
     ------
     UserError
-        If there is none of ``kinds`` of at most ``most_atoms``.
+        If there is none of ``kinds`` of at most ``most_atoms``, or one that is not in the registry.
     """
 
     def __init__(
@@ -119,10 +119,16 @@ class Molecules:
     ) -> None:
         self.folder, self.level, self.parent = folder, level, parent
         self.device = torch.device("cpu")
+        entries, systems = entries_of(folder, split, kinds), registry()
+        if unknown := [entry.name for entry in entries if entry.name not in systems]:
+            raise UserError(
+                f"{folder} holds {unknown[0]}, which this version of taufree does not know: "
+                "use the version that built it, or build another folder."
+            )
         self.entries = [
             entry
-            for entry in entries_of(folder, split, kinds)
-            if not (system := registry()[entry.name]).period and len(system.symbols) <= most_atoms
+            for entry in entries
+            if not (system := systems[entry.name]).period and len(system.symbols) <= most_atoms
         ]
         if not self.entries:
             raise UserError(f"{folder} holds no such {split} molecules; run `taufree data build`.")
