@@ -116,7 +116,7 @@ def train(path: Path, *, resume: bool = True) -> dict[str, Any]:
             )
         network.load_state_dict(start.state_dict())
     network = network.train().to(device)
-    optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate)
+    optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, fused=True)
     config.out.mkdir(parents=True, exist_ok=True)
     checkpoint, log = config.out / "checkpoint.safetensors", config.out / "log.jsonl"
     settings = config.model_dump(mode="json")
