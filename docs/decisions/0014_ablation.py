@@ -5,7 +5,8 @@ Gaussian attention between points (A), and both together. All see densities of `
 level 1. Scores: errors at the densities of the test split (designs of 0002: validation split, and
 how far E_x depends on the grid, and time), and self-consistent ones of the prototype systems (the
 parent's from the folder SCF, as `taufree evaluate scf SCF` leaves them).
-Run: python docs/decisions/0014_ablation.py DATA SCF OUT.json [STEPS] [NAME ...]
+Run: python docs/decisions/0014_ablation.py DATA SCF OUT.json [STEPS] [NAME ...], where a variant's
+NAME may end in ", second seed" or ", third seed".
 """
 
 from __future__ import annotations
@@ -235,8 +236,6 @@ def _time(call: Callable[[], object]) -> float:
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "the package's": {},
-    "the package's, second seed": {"training": {"seed": 1}},
-    "the package's, third seed": {"training": {"seed": 2}},
     "local": {"blind": ("tokens", "averages")},
     "no tokens": {"blind": ("tokens",)},
     "no attention between tokens": {"model": {"n_layers": 0}},
@@ -259,6 +258,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "12 scalars read instead of 24": {"model": {"n_read": 12}},
     "2 tensors read instead of 8": {"model": {"n_directed": 2}},
 }
+SEEDS = {"second seed": 1, "third seed": 2}
+
+
+def variant_of(name: str) -> dict[str, Any]:
+    """The variant of a name, which may end in ", second seed" or ", third seed"."""
+    base, _, last = name.rpartition(", ")
+    if last not in SEEDS:
+        return VARIANTS[name]
+    training = {**VARIANTS[base].get("training", {}), "seed": SEEDS[last]}
+    return {**VARIANTS[base], "training": training}
 
 
 def load(
@@ -387,14 +396,15 @@ def main() -> None:
     base = {**BASE, "steps": steps, "data": folder}
     config = read_config(Path("configs/ms2-pseudo.toml"), TrainingConfig).model_copy(update=base)
     results = json.loads(out.read_text()) if out.exists() else {}
-    names = [name for name in sys.argv[5:] or VARIANTS if name not in results]
+    asked = sys.argv[5:] or VARIANTS
+    variants = {name: variant_of(name) for name in asked if name not in results}
     for split in ("validation", "test"):
-        chosen = [name for name in names if VARIANTS[name].get("split", "test") == split]
-        kinds = {kind for name in chosen for kind in VARIANTS[name].get("only", KINDS)}
+        chosen = {k: v for k, v in variants.items() if v.get("split", "test") == split}
+        kinds = {kind for variant in chosen.values() for kind in variant.get("only", KINDS)}
         splits: tuple[Split, Split] = ("train", split)
         train, test = (load(folder, config, s, kinds) for s in splits)
-        for name in chosen:
-            results[name] = run(VARIANTS[name], config, train, test, energies)
+        for name, variant in chosen.items():
+            results[name] = run(variant, config, train, test, energies)
             out.write_text(json.dumps(results, indent=1))
             print(name, json.dumps(results[name]), flush=True)
 
