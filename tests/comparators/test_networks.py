@@ -11,6 +11,7 @@ from taufree.comparators.expert_transformers import (
     angular_positions,
 )
 from taufree.comparators.linear_attention import LinearAttention
+from taufree.comparators.widening import widen
 
 PUBLISHED_EXPERT = 26e6  # parameters of one expert, doi:10.26434/chemrxiv-2025-mrgzj-v2
 PUBLISHED_LINEAR = 650e3  # parameters, arXiv:2410.16408
@@ -84,3 +85,27 @@ def test_linear_attention_does_not_depend_on_the_order_of_points(
     again = network(shuffled[:, 0], shuffled[:, 1], shuffled[:, 2], shuffled[:, 3:])
     assert torch.allclose(tau[order], again)
     assert (tau > 0).all()
+
+
+def test_a_widened_network_says_the_same(generator: torch.Generator) -> None:
+    """The same F_x, derivatives and routes; copies of a channel learn different things."""
+    narrow, wide = (
+        ExpertTransformers(width=width, n_layers=2, n_heads=2, chunk=50).double()
+        for width in (8, 24)
+    )
+    widen(narrow, wide)
+    x = torch.rand(50, 9, dtype=torch.float64, generator=generator) + 0.1
+    arguments = x[:, 0], x[:, 1:4], x[:, 4], x[:, 5], x[:, 6:]
+    before, after = (network.exchange(*arguments) for network in (narrow, wide))
+    assert torch.equal(before.chosen, after.chosen)
+    for name in ("exc", "vrho", "vsigma", "vtau"):
+        assert torch.allclose(getattr(after, name), getattr(before, name), rtol=1e-10, atol=1e-13)
+
+    features = torch.rand(50, 13, dtype=torch.float64, generator=generator)
+    wide.experts[0](features, x[:, 6:]).sum().backward()
+    slopes = wide.experts[0].embed.weight.grad  # type: ignore[union-attr]
+    assert isinstance(slopes, torch.Tensor)
+    assert (slopes[0] - slopes[1]).abs().max() > 0.01 * slopes.abs().max()
+
+    with pytest.raises(ValueError, match="no multiple"):
+        widen(narrow, ExpertTransformers(width=12, n_layers=2, n_heads=2))

@@ -13,7 +13,7 @@ from networks import random_functional
 from taufree.comparators import training
 from taufree.comparators.trained import Architecture, Comparator, load_comparator
 from taufree.data.generate import calculate
-from taufree.data.store import digest, write_manifest, write_record
+from taufree.data.store import digest, entries_of, load_record, write_manifest, write_record
 from taufree.data.systems import registry
 from taufree.errors import UserError, WeightsError
 from taufree.evaluation import density, invariance
@@ -97,6 +97,21 @@ def test_it_goes_on_from_other_weights(data: Path, tmp_path: Path) -> None:
     assert origin(Path(second["weights"]))["start"]["training"]["steps"] == 4
 
     path.write_text(path.read_text().replace("n_blocks = 1", "n_blocks = 2"))
+    with pytest.raises(UserError, match="another architecture"):
+        training.train(path, resume=False)
+
+
+def test_transformers_go_on_wider(data: Path, tmp_path: Path) -> None:
+    first = training.train(config("expert_transformers", data, tmp_path / "first"))
+    path = config("expert_transformers", data, tmp_path / "second", steps=1)
+    plain = path.read_text()
+    head = f'start = "{first["weights"]}"\nlearning_rate = 1e-9\n'
+    path.write_text(head + plain.replace("width = 8", "width = 16"))
+    narrow, wide = (load_comparator(Path(r["weights"])) for r in (first, training.train(path)))
+    record = load_record(data / entries_of(data, "test", None)[0].file, [LEVEL], ["converged"])[0]
+    assert wide.errors(record) == pytest.approx(narrow.errors(record), rel=1e-3)
+
+    path.write_text(head + plain.replace("n_heads = 2", "n_heads = 4"))
     with pytest.raises(UserError, match="another architecture"):
         training.train(path, resume=False)
 

@@ -27,6 +27,7 @@ from taufree.comparators.trained import (
     device_at_hand,
     load_comparator,
 )
+from taufree.comparators.widening import widen
 from taufree.console import stderr
 from taufree.data.reparent import with_parent
 from taufree.data.store import entries_of, load_record, manifest_checksum
@@ -76,7 +77,9 @@ class ComparatorConfig(BaseModel):
     out: Path
     name: str
     start: Path | None = None
-    """Weights of the same architecture to start from; by default random ones."""
+    """Weights to start from; by default random ones.
+
+    They are of the same architecture, or those of narrower transformers, which are widened."""
     seed: int = Field(0, ge=0)
     kinds: tuple[str, ...] | None = Field(None, min_length=1)
     """Kinds of systems to learn from; None: all that the data hold."""
@@ -109,12 +112,7 @@ def train(path: Path, *, resume: bool = True) -> dict[str, Any]:
     torch.manual_seed(config.seed)
     network = config.architecture.build()
     if config.start is not None:
-        start = load_comparator(config.start).network
-        if start.config != config.architecture:
-            raise UserError(
-                f"{config.start} has another architecture than the network of this run."
-            )
-        network.load_state_dict(start.state_dict())
+        begin_from(config.start, network)
     network = network.train().to(device)
     optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, fused=True)
     config.out.mkdir(parents=True, exist_ok=True)
@@ -168,6 +166,32 @@ def train(path: Path, *, resume: bool = True) -> dict[str, Any]:
     }
     save_model(weights, network, card)
     return {**result, "weights": str(weights)}
+
+
+def begin_from(path: Path, network: nn.Module) -> None:
+    """Give a network the weights, or the function, of one of its kind that was trained before.
+
+    Raises
+    ------
+    UserError
+        That one has another architecture, and is not a narrower one of grid transformers.
+    """
+    start = load_comparator(path).network.cpu()
+    of: Architecture = start.config  # type: ignore[assignment]
+    wanted: Architecture = network.config  # type: ignore[assignment]
+    if isinstance(network, ExpertTransformers):  # whatever the width
+        of, wanted = (
+            each.model_copy(update={"network": {**each.network, "width": 0}})
+            for each in (of, wanted)
+        )
+    try:
+        if of != wanted:
+            raise ValueError("more than widths differs")
+        widen(start, network)
+    except ValueError as error:
+        raise UserError(
+            f"{path} has another architecture than the network of this run: {error}."
+        ) from error
 
 
 def load_densities(config: ComparatorConfig, device: torch.device) -> list[Points]:
