@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from taufree.physics.descriptors import tau_uniform, tau_weizsaecker
 
+SAME_EXTENT = 1e-4
+"""Extents closer than this part of the largest are equal."""
+
 
 class LinearAttention(nn.Module):
     """τ from blocks of linear attention over all grid points, the quadrature weights in its sums.
@@ -102,7 +105,17 @@ def unit_norm(x: Tensor, electrons: Tensor) -> Tensor:
 
 
 def principal_frame(coords: Tensor, measure: Tensor) -> Tensor:
-    """Positions in the frame of the density's principal axes, in units of its extents."""
+    """Positions in the frame of the density's principal axes, in units of its extents.
+
+    Differentiable by the measure: extents and axes follow it to first order, as eigenvalues and
+    eigenvectors do; axes of equal extents, which have no derivative, stay.
+    """
     r = coords - measure @ coords
-    extents, axes = torch.linalg.eigh((r * measure[:, None]).T @ r)
-    return (r @ axes / (extents + 1e-5).sqrt()).detach()
+    spread = (r * measure[:, None]).T @ r
+    axes = torch.linalg.eigh(spread.detach())[1]
+    turned = axes.T @ spread @ axes  # diagonal, but its derivative is not
+    extents = turned.diagonal()
+    gaps = (extents - extents[:, None]).detach()
+    distinct = gaps.abs() > SAME_EXTENT * extents.detach().max()
+    rotation = torch.where(distinct, turned / torch.where(distinct, gaps, 1.0), 0.0)
+    return (r @ (axes + axes @ rotation)) / (extents + 1e-5).sqrt()

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from taufree.comparators.self_consistent import Rival, load
 from taufree.console import number
 from taufree.data.reactions import SETS, Reaction, reactions
 from taufree.data.systems import System
@@ -25,11 +26,10 @@ from taufree.evaluation.self_consistent import (
 )
 from taufree.functional import Functional
 from taufree.hosts.single_point import KCAL_PER_HARTREE
-from taufree.model.storage import load_model
 
 
 def evaluate(
-    model: str | Path | Functional,
+    model: str | Path | Functional | Rival,
     collections: Collection[str] = SETS,
     *,
     out: Path | None = None,
@@ -49,8 +49,9 @@ def evaluate(
 
     Parameters
     ----------
-    model : str, Path or Functional
-        Name of a bundled model, a path, or a loaded functional.
+    model : str, Path, Functional or Rival
+        Name of a bundled model, a path, or a loaded functional; or another deorbitalizer: an
+        analytic recipe's name, or a comparator's file.
     collections : "dbh24", "s22", or both
     out : Path, optional
         Folder that keeps every finished calculation, see `taufree.evaluation.self_consistent`.
@@ -73,7 +74,7 @@ def evaluate(
     UserError
         An unknown set, basis or name, or no scheduler answers.
     """
-    functional = load_model(model)
+    functional = load(model)
     if unknown := sorted(set(collections) - {*SETS}):
         raise UserError(f"unknown set {unknown[0]!r}: choose from {', '.join(SETS)}.")
     known = [r for c in collections for r in reactions(c, basis, functional.parent.xc)]

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from taufree.comparators.self_consistent import Rival, load
 from taufree.console import number
 from taufree.data.splits import Split, systems_of
 from taufree.data.systems import System
@@ -27,14 +28,13 @@ from taufree.evaluation.self_consistent import (
 from taufree.evaluation.thermochemistry import atom, atomization, atoms_of
 from taufree.functional import Functional
 from taufree.hosts.single_point import KCAL_PER_HARTREE
-from taufree.model.storage import load_model
 
 DISTINCT = ("g2", "atoms", "ions", "diatomics", "molecules", "dimers")
 """Kinds of the test split that are compared; the others that it holds vary one of these."""
 
 
 def evaluate(
-    model: str | Path | Functional,
+    model: str | Path | Functional | Rival,
     split: Split = "test",
     *,
     kinds: Collection[str] = DISTINCT,
@@ -55,8 +55,9 @@ def evaluate(
 
     Parameters
     ----------
-    model : str, Path or Functional
-        Name of a bundled model, a path, or a loaded functional.
+    model : str, Path, Functional or Rival
+        Name of a bundled model, a path, or a loaded functional; or another deorbitalizer: an
+        analytic recipe's name, or a comparator's file.
     split : "train", "validation" or "test"
         Its systems of these ``kinds`` are calculated ...
     kinds : collection of str, optional
@@ -91,9 +92,11 @@ def evaluate(
     Raises
     ------
     UserError
-        Nothing to calculate, or no scheduler answers.
+        Nothing to calculate, a potential that there is not, or no scheduler answers.
     """
-    functional = load_model(model)
+    functional = load(model)
+    if isinstance(functional, Rival) and potential != "ks":
+        raise UserError(f"{functional.name} runs with potential='ks' alone.")
     found = [s for s in systems_of(split) if s.kind in kinds] if systems is None else systems
     if not found:
         raise UserError("no system to calculate: name some, or choose other kinds or a split")

@@ -13,6 +13,8 @@ import numpy as np
 from ase.units import Hartree
 from rich.console import Console
 
+from taufree.comparators.integrator import attach
+from taufree.comparators.self_consistent import Rival, identity
 from taufree.data.generate import mean_field
 from taufree.data.periodic import converge as converge_crystal
 from taufree.data.periodic import properties as crystal_properties
@@ -23,7 +25,6 @@ from taufree.evaluation.workers import run_all
 from taufree.functional import Functional
 from taufree.hosts import rescue
 from taufree.hosts.pyscf import deorbitalize
-from taufree.model.storage import fingerprint
 
 Which = Literal["deorbitalized", "parent"]
 Task = tuple[System, Which]
@@ -33,7 +34,7 @@ WHICH: tuple[Which, Which] = ("deorbitalized", "parent")
 
 def converge_all(
     systems: Collection[System],
-    functional: Functional,
+    functional: Functional | Rival,
     level: int,
     *,
     which: Sequence[Which] = WHICH,
@@ -80,7 +81,7 @@ def converge_all(
 def _files(
     folder: Path | None,
     tasks: Sequence[Task],
-    functional: Functional,
+    functional: Functional | Rival,
     level: int,
     potential: str,
 ) -> dict[Task, Path]:
@@ -90,7 +91,7 @@ def _files(
     suffix = "" if potential == "ks" else f"-{potential}"
     folders: dict[Which, Path] = {
         "parent": folder / f"parent-{functional.parent.xc}",
-        "deorbitalized": folder / f"model-{fingerprint(functional)[:12]}{suffix}",
+        "deorbitalized": folder / f"model-{identity(functional)[:12]}{suffix}",
     }
     return {
         (system, which): folders[which]
@@ -101,7 +102,7 @@ def _files(
 
 def converge(
     system: System,
-    functional: Functional | None,
+    functional: Functional | Rival | None,
     level: int,
     integrals: Path | None = None,
     potential: str = "ks",
@@ -116,7 +117,9 @@ def converge(
     """
     mf = mean_field(system)
     mf.grids.level = level
-    if functional is not None:
+    if isinstance(functional, Rival):
+        mf = attach(mf, functional)
+    elif functional is not None:
         mf = deorbitalize(mf, functional, potential)
     if system.period:
         _fit_density(mf, system, integrals)

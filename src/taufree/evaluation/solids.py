@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from taufree.comparators.self_consistent import Rival, load
 from taufree.console import number
 from taufree.data.crystals import at_volume, bonding, lattice_constant
 from taufree.data.splits import Split, systems_of
@@ -24,7 +25,6 @@ from taufree.evaluation.self_consistent import WHICH, Task, Which, converge_all,
 from taufree.evaluation.thermochemistry import atom
 from taufree.evaluation.workers import Run
 from taufree.functional import Functional
-from taufree.model.storage import load_model
 
 STEP = 1.045
 """Ratio of neighbouring volumes. All are the table's times a power of it, so that curves that are
@@ -53,7 +53,7 @@ COLUMNS = {
 
 
 def evaluate(
-    model: str | Path | Functional,
+    model: str | Path | Functional | Rival,
     split: Split = "test",
     *,
     out: Path | None = None,
@@ -75,8 +75,9 @@ def evaluate(
 
     Parameters
     ----------
-    model : str, Path or Functional
-        Name of a bundled model, a path, or a loaded functional.
+    model : str, Path, Functional or Rival
+        Name of a bundled model, a path, or a loaded functional; or another deorbitalizer: an
+        analytic recipe's name, or a comparator's file.
     split : "train", "validation" or "test"
         Its all-electron crystals are calculated ...
     systems : sequence of System, optional
@@ -108,7 +109,7 @@ def evaluate(
     UserError
         Nothing to calculate, a system of another parent, or no scheduler answers.
     """
-    functional = load_model(model)
+    functional = load(model)
     chosen = _chosen(split, systems, functional)
 
     def run(tasks: Iterable[System], which: Which) -> dict[Task, Run]:
@@ -138,7 +139,9 @@ def evaluate(
     }
 
 
-def _chosen(split: Split, systems: Sequence[System] | None, functional: Functional) -> list[System]:
+def _chosen(
+    split: Split, systems: Sequence[System] | None, functional: Functional | Rival
+) -> list[System]:
     if systems is None:
         names = bonding()
         systems = [s for s in systems_of(split) if s.kind == "crystals" and s.name in names]

@@ -15,6 +15,7 @@ from pyscf import lib
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from taufree.comparators.self_consistent import Rival
 from taufree.data.build import dask_client
 from taufree.files import write_atomic
 from taufree.functional import Functional
@@ -26,7 +27,7 @@ Name = TypeVar("Name")
 def run_all(
     work: Callable[..., Run],
     calls: Mapping[Name, tuple[Any, ...]],
-    functional: Functional,
+    functional: Functional | Rival,
     *,
     what: str,
     files: Mapping[Name, Path] | None = None,
@@ -58,7 +59,7 @@ def run_all(
 def _on_workers(
     work: Callable[..., Run],
     calls: Mapping[Name, tuple[Any, ...]],
-    functional: Functional,
+    functional: Functional | Rival,
     what: str,
     scheduler: str | None,
     workers: int | None,

@@ -133,7 +133,11 @@ def origin(path: Path) -> dict[str, Any]:
 
 def fingerprint(functional: Functional) -> str:
     """SHA-256 over a model's configuration and parameters."""
-    network = functional.network
+    return network_fingerprint(functional.network)
+
+
+def network_fingerprint(network: Any) -> str:
+    """The same of a module with a ``config``."""
     total = hashlib.sha256(network.config.model_dump_json().encode())
     for name, tensor in sorted(network.state_dict().items()):
         total.update(name.encode() + tensor.detach().cpu().numpy().tobytes())

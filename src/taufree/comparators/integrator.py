@@ -1,0 +1,157 @@
+"""PySCF's integrators with a functional of ρ, ∇ρ and ∇²ρ in place of the parent's exchange.
+
+PySCF refuses functionals of the Laplacian. The matrix of one is that of a GGA and
+
+    ∫ ∂e/∂(∇²ρ) ∇²(φ_μ* φ_ν) = ∫ ∂e/∂(∇²ρ) (φ_μ* ∇²φ_ν + φ_ν ∇²φ_μ* + 2 ∇φ_μ*·∇φ_ν).
+
+A molecule is a crystal with one k-point and real orbitals. Not made to be fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from pyscf.dft import numint
+from pyscf.pbc.dft import numint as periodic
+from pyscf.pbc.gto import Cell
+
+from taufree.comparators.self_consistent import Rival
+from taufree.data.time_reversal import Pairs
+from taufree.hosts.exchange_correlation import libxc_eff
+
+Values = list[np.ndarray]
+"""χ, ∂xχ, ∂yχ, ∂zχ, ∇²χ of one block of points at every k-point, (5, n_block, nao) each."""
+
+
+def attach(mf: Any, rival: Rival) -> Any:
+    """Give a fresh RKS, UKS, KRKS or KUKS object of the rival's parent the rival's exchange."""
+    kind = RivalKNumInt if isinstance(mf.mol, Cell) else RivalNumInt
+    mf._numint = kind(rival)
+    return mf
+
+
+class _Integrating:
+    """Both integrators; one density matrix a spin channel, or the total one of a closed shell."""
+
+    def __init__(self, rival: Rival) -> None:
+        super().__init__()
+        self.rival = rival
+        self._kept: tuple[Any, list[Values]] | None = None
+
+    def blocks(self, mol: Any, grids: Any, kpts: Any, max_memory: float) -> Iterator[Values]:
+        """Blocks in the order of the grid, kept for the next time if there is room for all."""
+        if self._kept is not None and self._kept[0] is grids.coords:
+            yield from self._kept[1]
+            return
+        size = 40 * grids.weights.size * mol.nao * (1 if kpts is None else 2 * len(kpts)) / 1e6
+        keep: list[Values] = []
+        for block in self._evaluated(mol, grids, kpts):
+            if size < 0.8 * max_memory:
+                keep.append(block)
+            yield block
+        if keep:
+            self._kept = grids.coords, keep
+
+    def _evaluated(self, mol: Any, grids: Any, kpts: Any) -> Iterator[Values]:
+        options = {} if kpts is None else {"kpts": kpts}
+        for ao, *_ in self.block_loop(mol, grids, mol.nao, 2, max_memory=500, **options):  # type: ignore[attr-defined]
+            several = [ao] if kpts is None else ao
+            yield [np.concatenate([a[:4], a[4:5] + a[7:8] + a[9:10]]) for a in several]
+
+    def xc(
+        self, mol: Any, grids: Any, dms: np.ndarray, kpts: Any = None, max_memory: float = 4000
+    ) -> tuple[np.ndarray, float, np.ndarray]:
+        """Electrons of each spin, E_xc and V_xc of ``dms`` (n_spin, n_k, nao, nao)."""
+        if grids.coords is None:
+            grids.build(with_non0tab=True)
+        n_spin, weights = len(dms), grids.weights
+        rho = np.concatenate(
+            [
+                [sum(map(density, block, dm)) / len(dm) for dm in dms]
+                for block in self.blocks(mol, grids, kpts, max_memory)
+            ],
+            axis=2,
+        )  # (n_spin, 5, n_points)
+        correlation, derivative = libxc_eff(self.rival.parent.correlation, rho[:, :4])
+        exc = rho[:, 0].sum(0) * correlation
+        wv = np.concatenate([derivative * weights, np.zeros_like(rho[:, :1])], 1)
+        place = torch.from_numpy(weights), torch.from_numpy(grids.coords)
+        for channel, of_channel in zip(rho, wv, strict=True):
+            e, d = self.rival.differentiated(torch.from_numpy(n_spin * channel), *place)
+            exc += e.numpy() / n_spin
+            of_channel += d.numpy()
+        v, first = np.zeros_like(dms), 0
+        for block in self.blocks(mol, grids, kpts, max_memory):
+            here = slice(first, first + block[0].shape[1])
+            for s, k in np.ndindex(v.shape[:2]):
+                v[s, k] += matrix(block[k], wv[s, :, here])
+            first = here.stop
+        return rho[:, 0] @ weights, float(exc @ weights), v
+
+
+def density(chi: np.ndarray, dm: np.ndarray) -> np.ndarray:
+    """ρ, ∇ρ and ∇²ρ, (5, n_block), of one density matrix: Σ_μν D_μν χ_μ χ_ν*."""
+    d_chi = chi[:4].conj() @ dm.T
+    rho = np.einsum("xpm,pm->xp", chi, d_chi[0]).real
+    rho[1:] *= 2
+    rho[4] += 2 * np.einsum("xpm,xpm->p", chi[1:4], d_chi[1:]).real
+    return rho
+
+
+def matrix(chi: np.ndarray, wv: np.ndarray) -> np.ndarray:
+    """V_μν of one block from derivatives by ρ, ∇ρ and ∇²ρ, weights included, (5, n_block)."""
+    half = np.einsum("xp,xpm->pm", [0.5 * wv[0], *wv[1:]], chi)
+    v = chi[0].conj().T @ half
+    for x in chi[1:4]:
+        v += x.conj().T @ (wv[4, :, None] * x)
+    return v + v.conj().T
+
+
+class RivalNumInt(_Integrating, numint.NumInt):
+    """`pyscf.dft.numint.NumInt` for an SCF."""
+
+    def nr_rks(
+        self, mol: Any, grids: Any, xc_code: str, dms: Any, relativity: int = 0, hermi: int = 1,
+        max_memory: float = 2000, verbose: Any = None,
+    ) -> tuple[Any, Any, np.ndarray]:  # fmt: skip
+        """Electrons, E_xc and V_xc of a total density matrix."""
+        n, e, v = self.xc(mol, grids, np.asarray(dms)[None, None], None, max_memory)
+        return n[0], e, v[0, 0]
+
+    def nr_uks(
+        self, mol: Any, grids: Any, xc_code: str, dms: Any, relativity: int = 0, hermi: int = 1,
+        max_memory: float = 2000, verbose: Any = None,
+    ) -> tuple[Any, Any, np.ndarray]:  # fmt: skip
+        """Electrons, E_xc and V_xc of spin-up and spin-down density matrices."""
+        n, e, v = self.xc(mol, grids, np.asarray(dms)[:, None], None, max_memory)
+        return n, e, v[:, 0]
+
+
+class RivalKNumInt(_Integrating, periodic.KNumInt):
+    """`pyscf.pbc.dft.numint.KNumInt` for an SCF, at one of each pair k and −k."""
+
+    def _on_pairs(
+        self, cell: Any, grids: Any, dms: np.ndarray, kpts: np.ndarray, max_memory: float
+    ) -> tuple[np.ndarray, float, np.ndarray]:
+        pairs = Pairs(cell, kpts)
+        folded = pairs.fold(dms).astype(complex)
+        n, e, v = self.xc(cell, grids, folded, kpts[pairs.kept], max_memory)
+        return n, e, pairs.unfold(v.real if pairs.real else v)
+
+    def nr_rks(
+        self, cell: Any, grids: Any, xc_code: str, dms: Any, relativity: int = 0, hermi: int = 1,
+        kpts: Any = None, kpts_band: Any = None, max_memory: float = 2000, verbose: Any = None,
+    ) -> tuple[Any, Any, np.ndarray]:  # fmt: skip
+        """Electrons, E_xc and V_xc (n_k, nao, nao) of the whole mesh."""
+        n, e, v = self._on_pairs(cell, grids, np.asarray(dms)[None], kpts, max_memory)
+        return n[0], e, v[0]
+
+    def nr_uks(
+        self, cell: Any, grids: Any, xc_code: str, dms: Any, relativity: int = 0, hermi: int = 1,
+        kpts: Any = None, kpts_band: Any = None, max_memory: float = 2000, verbose: Any = None,
+    ) -> tuple[Any, Any, np.ndarray]:  # fmt: skip
+        """Electrons, E_xc and V_xc (2, n_k, nao, nao) of the whole mesh."""
+        return self._on_pairs(cell, grids, np.asarray(dms), kpts, max_memory)
