@@ -14,6 +14,14 @@ Plot = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Draw the result (.svg, .png or .pdf).")
 ]
 Model = Annotated[str, typer.Option(help="A bundled model, or the path of one.")]
+AnyModel = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        help="A bundled model, the path of one, an analytic recipe (PCopt, GE2, ...), or a "
+        "comparator that taufree trained.",
+    ),
+]
 Basis = Annotated[
     str | None,
     typer.Option(

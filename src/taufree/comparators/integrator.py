@@ -22,6 +22,9 @@ from taufree.comparators.self_consistent import Rival
 from taufree.data.time_reversal import Pairs
 from taufree.hosts.exchange_correlation import libxc_eff
 
+EMPTY = 1e-15
+"""Occupation, of the largest, below which a natural orbital is left out."""
+
 Values = list[np.ndarray]
 """χ, ∂xχ, ∂yχ, ∂zχ, ∇²χ of one block of points at every k-point, (5, n_block, nao) each."""
 
@@ -68,9 +71,10 @@ class _Integrating:
         if grids.coords is None:
             grids.build(with_non0tab=True)
         n_spin, weights = len(dms), grids.weights
+        spins = [[natural(d) for d in dm] for dm in dms]
         rho = np.concatenate(
             [
-                [sum(map(density, block, dm)) / len(dm) for dm in dms]
+                [sum(map(density, block, dm)) / len(dm) for dm in spins]
                 for block in self.blocks(mol, grids, kpts, max_memory)
             ],
             axis=2,
@@ -92,21 +96,34 @@ class _Integrating:
         return rho[:, 0] @ weights, float(exc @ weights), v
 
 
-def density(chi: np.ndarray, dm: np.ndarray) -> np.ndarray:
-    """ρ, ∇ρ and ∇²ρ, (5, n_block), of one density matrix: Σ_μν D_μν χ_μ χ_ν*."""
-    d_chi = chi[:4].conj() @ dm.T
-    rho = np.einsum("xpm,pm->xp", chi, d_chi[0]).real
+def natural(dm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Occupations (n,) and orbitals (nao, n) of a Hermitian density matrix: few are not empty."""
+    occupations, orbitals = np.linalg.eigh(dm)
+    held = np.abs(occupations) > EMPTY * np.abs(occupations).max()
+    return occupations[held], orbitals[:, held]
+
+
+def density(chi: np.ndarray, dm: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """ρ, ∇ρ and ∇²ρ, (5, n_block), of the orbitals of `natural`: Σ_i n_i |ψ_i|²."""
+    occupations, orbitals = dm
+    psi = chi @ orbitals
+    weighted = psi[:4].conj() * occupations
+    rho = np.einsum("xpi,pi->xp", psi, weighted[0]).real
     rho[1:] *= 2
-    rho[4] += 2 * np.einsum("xpm,xpm->p", chi[1:4], d_chi[1:]).real
+    rho[4] += 2 * np.einsum("xpi,xpi->p", psi[1:4], weighted[1:]).real
     return rho
 
 
 def matrix(chi: np.ndarray, wv: np.ndarray) -> np.ndarray:
     """V_μν of one block from derivatives by ρ, ∇ρ and ∇²ρ, weights included, (5, n_block)."""
-    half = np.einsum("xp,xpm->pm", [0.5 * wv[0], *wv[1:]], chi)
+    half = chi[0] * (0.5 * wv[0, :, None])
+    for x, w in zip(chi[1:], wv[1:], strict=True):
+        if w.any():
+            half += x * w[:, None]
     v = chi[0].conj().T @ half
-    for x in chi[1:4]:
-        v += x.conj().T @ (wv[4, :, None] * x)
+    if wv[4].any():
+        for x in chi[1:4]:
+            v += x.conj().T @ (wv[4, :, None] * x)
     return v + v.conj().T
 
 

@@ -13,6 +13,7 @@ import typer
 from taufree.console import AGAIN, Report, facts, refuse_picture, reported, stderr
 from taufree.files import save_figure
 from taufree.options import (
+    AnyModel,
     Basis,
     Charge,
     GridLevel,
@@ -67,7 +68,7 @@ def evaluate_density(
 @reported(resume="Finished systems are kept; the same command goes on.")
 def evaluate_scf(
     out: Annotated[Path, typer.Argument(help="Folder that keeps finished systems.")] = Path("scf"),
-    model: Model = "ms2",
+    model: AnyModel = "ms2",
     potential: Potential = "ks",
     split: Split = "test",
     kind: Annotated[
@@ -116,7 +117,7 @@ def evaluate_reactions(
     out: Annotated[Path, typer.Argument(help="Folder that keeps finished systems.")] = Path(
         "reactions"
     ),
-    model: Model = "ms2",
+    model: AnyModel = "ms2",
     collection: Annotated[
         list[str] | None, typer.Option("--set", help="dbh24 or s22; by default both.")
     ] = None,
@@ -157,7 +158,7 @@ def evaluate_solids(
     out: Annotated[Path, typer.Argument(help="Folder that keeps finished points.")] = Path(
         "solids"
     ),
-    model: Model = "ms2",
+    model: AnyModel = "ms2",
     split: Split = "test",
     name: Annotated[
         list[str] | None, typer.Option(help="Only this crystal; may be repeated.")
