@@ -257,6 +257,26 @@ def test_targets_of_self_consistent_results() -> None:
     }
 
 
+def test_comparators_stand_side_by_side_and_have_no_targets(results: Path, tmp_path: Path) -> None:
+    ours, page = write_report(results, tmp_path / "r.html"), tmp_path / "r.html"
+    assert "side by side" not in page.read_text() and ours["results"]
+    before = page.read_text().count("<td>atomization")
+    for make in (an_scf_result, a_reactions_result, a_solids_result):
+        result = make() | {"model": "PCopt", "comparator": True}
+        if "systems" in result:
+            result["summary"]["mean_de_total_mha"] = 73.25
+        (results / f"rival-{make.__name__}.json").write_text(json.dumps(result))
+    write_report(results, page)
+    html = page.read_text()
+    assert html.count("<td>atomization") == before
+    part = html[html.index('<section id="side-by-side"') :]
+    tables = re.findall("<tbody>(.*?)</tbody>", part[: part.index("</section>")], re.S)
+    rows = [re.findall("<tr><td>(.*?)</td>", body) for body in tables]
+    assert rows == [["ms2", "PCopt"]] * 3
+    assert "<td>73.2</td>" in tables[0] and "<td>2 of 2</td>" in tables[0]
+    assert "<td>1 of s22, def2-svp</td>" in tables[1] and "<td>5 of 5</td>" in tables[2]
+
+
 def test_a_curve_without_validation_has_one_panel() -> None:
     figure = learning_curve([{"step": 1, "train": {"l1": 1.0}}], "gda")
     assert [panel.get_title() for panel in figure.axes] == ["gda, train"]

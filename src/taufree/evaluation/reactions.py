@@ -97,6 +97,7 @@ def evaluate(
     lines = [_line(reaction, runs) for reaction in chosen]
     return {
         "model": functional.name,
+        "comparator": isinstance(functional, Rival),
         "potential": "ks",
         "parent": functional.parent.xc,
         "basis": basis,

@@ -26,6 +26,7 @@ from taufree.evaluation import (
     reactions,
     report_figures,
     scf,
+    side_by_side,
     solids,
     targets,
 )
@@ -90,7 +91,8 @@ def write_report(folder: Path, out: Path, logs: Sequence[Path] = ()) -> dict[str
         try:
             title, parts = _section(path.stem, kind, result)
             sections.append((path.stem, title, "".join(map(_html, parts))))
-            aims += [(line, result["model"], path.name) for line in targets.lines(kind, result)]
+            if not result.get("comparator"):
+                aims += [(line, result["model"], path.name) for line in targets.lines(kind, result)]
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise UserError(
                 f"{path} was made by another version of taufree, or is no result: evaluate anew."
@@ -103,6 +105,11 @@ def write_report(folder: Path, out: Path, logs: Sequence[Path] = ()) -> dict[str
         name = log.parent.name or log.stem
         curve = learning_curve(entries, name)
         sections.append((f"log-{name}", f"Learning curve: {name}", _html(curve)))
+    rivals = "".join(
+        map(_html, side_by_side.tables([(kind, result) for _, kind, result in results]))
+    )
+    if rivals:
+        sections.insert(0, ("side-by-side", "Self-consistent results side by side", rivals))
     if aims:
         sections.insert(0, ("targets", "Targets", _html(targets.table(aims))))
     links = "".join(f'<a href="#{escape(i)}">{escape(title)}</a>' for i, title, _ in sections)

@@ -115,6 +115,7 @@ def evaluate(
     lines = [_line(system, runs) for system in chosen]
     return {
         "model": functional.name,
+        "comparator": isinstance(functional, Rival),
         "potential": potential,
         "parent": functional.parent.xc,
         "split": split if systems is None else None,

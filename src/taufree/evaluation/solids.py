@@ -131,6 +131,7 @@ def evaluate(
     lines = [_line(crystal, curves[crystal], runs) for crystal in chosen]
     return {
         "model": functional.name,
+        "comparator": isinstance(functional, Rival),
         "potential": "ks",
         "parent": functional.parent.xc,
         "split": split if systems is None else None,
