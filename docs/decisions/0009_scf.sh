@@ -31,10 +31,10 @@ for model in PCopt ms2; do
     taufree evaluate reactions "$out/reactions" --model $model --max-electrons 44 \
         --workers "$workers" --json "$out/results/reactions-$model.json"
 done
+taufree evaluate solids "$out/solids" --model PCopt --workers "$workers" \
+    --json "$out/results/solids-PCopt.json"
 # shellcheck disable=SC2046
 for model in ms2 PCopt "$weights/gda"; do
     scf "$model" "prototype-$(basename "$model")" $(printf -- '--name %s ' $prototype)
 done
-# shellcheck disable=SC2046
-scf "$weights/gda" small-gda $(printf -- '--name %s ' $small)
 taufree report "$out/results" --out "$out/report.html"
