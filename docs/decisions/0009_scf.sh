@@ -23,8 +23,11 @@ for model in ms2 PCopt; do
     taufree evaluate reactions "$out/reactions" --model $model --max-electrons 44 \
         --workers "$workers" --json "$out/results/reactions-$model.json"
 done
-taufree evaluate solids "$out/solids" --model PCopt --workers "$workers" \
-    --json "$out/results/solids-PCopt.json"
+for model in ms2 PCopt; do # insulators of two atoms a cell
+    taufree evaluate solids "$out/solids" --model $model --workers "$workers" \
+        --json "$out/results/solids-$model.json" --name C-diamond --name Si-diamond \
+        --name SiC-zincblende --name AlP-zincblende --name LiF-rocksalt --name KF-rocksalt
+done
 for model in ms2 PCopt "$weights/gda"; do
     scf "$model" "prototype-$(basename "$model")" --name LiF --name CO --name S --name P2 \
         --name PH2 --name CH --name C2H2 --name Na2
