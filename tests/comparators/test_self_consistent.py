@@ -15,11 +15,11 @@ from pyscf.pbc import dft as pbc_dft
 from pyscf.pbc import gto as pbc_gto
 
 from taufree.comparators.expert_transformers import ExpertTransformers
-from taufree.comparators.integrator import RivalKNumInt, RivalNumInt
+from taufree.comparators.integrator import RivalKNumInt, RivalNumInt, attach
 from taufree.comparators.self_consistent import Learned, Recipe, Rival, load
 from taufree.comparators.trained import Architecture, Comparator
 from taufree.data.systems import registry
-from taufree.errors import UserError
+from taufree.errors import UnsupportedError, UserError
 from taufree.evaluation import scf
 from taufree.model.storage import save_model
 from taufree.physics.kinetic import DEORBITALIZERS
@@ -124,6 +124,18 @@ def test_pairs_of_k_points_are_the_whole_mesh(crystal: Any) -> None:
     assert half[2] == pytest.approx(v[0], abs=1e-10)
 
 
+def test_what_there_is_not_is_refused(crystal: Any) -> None:
+    dms, integrator = np.asarray(crystal.get_init_guess()), RivalKNumInt(Recipe("GE2"))
+    with pytest.raises(UnsupportedError, match="between its k-points"):
+        integrator.nr_rks(
+            crystal.cell, crystal.grids, "MS2", dms, kpts=crystal.kpts, kpts_band=crystal.kpts[:1]
+        )
+    mf = attach(gto.M(atom="He", verbose=0).RKS(xc="MS2"), Recipe("GE2"))
+    for forces in (mf.nuc_grad_method, mf.Gradients):
+        with pytest.raises(UnsupportedError, match="no forces"):
+            forces()
+
+
 def test_an_atom_in_a_large_cell_is_an_atom() -> None:
     basis = {"He": "6-31g"}
     mol = gto.M(atom="He", basis=basis, verbose=0)
@@ -154,7 +166,7 @@ def test_what_runs_and_what_does_not(tmp_path: Path) -> None:
     save_model(tmp_path / "other.safetensors", network, {})
     assert isinstance(load(tmp_path / "other.safetensors"), Learned)
     assert not isinstance(load("ms2"), Rival)
-    with pytest.raises(UserError, match="No model 'PCop'"):
+    with pytest.raises(UserError, match=r"No model 'PCop'.*recipes are TFvW"):
         load("PCop")
     config = Architecture(comparator="linear_attention", parent="r2scan", network={"width": 8})
     with pytest.raises(UserError, match="ms2 alone"):

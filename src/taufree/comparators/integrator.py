@@ -10,7 +10,7 @@ A molecule is a crystal with one k-point and real orbitals. Not made to be fast.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from pyscf.pbc.gto import Cell
 
 from taufree.comparators.self_consistent import Rival
 from taufree.data.time_reversal import Pairs
+from taufree.errors import UnsupportedError
 from taufree.hosts.exchange_correlation import libxc_eff
 
 EMPTY = 1e-15
@@ -30,9 +31,17 @@ Values = list[np.ndarray]
 
 
 def attach(mf: Any, rival: Rival) -> Any:
-    """Give a fresh RKS, UKS, KRKS or KUKS object of the rival's parent the rival's exchange."""
+    """Give a fresh RKS, UKS, KRKS or KUKS object of the rival's parent the rival's exchange.
+
+    For energies and densities alone: forces are refused, and response would be the parent's.
+    """
+
+    def refuse(*args: Any, **kwargs: Any) -> NoReturn:
+        raise UnsupportedError(f"{rival.name} has energies alone, no forces.")
+
     kind = RivalKNumInt if isinstance(mf.mol, Cell) else RivalNumInt
     mf._numint = kind(rival)
+    mf.Gradients = mf.nuc_grad_method = refuse
     return mf
 
 
@@ -42,13 +51,15 @@ class _Integrating:
     def __init__(self, rival: Rival) -> None:
         super().__init__()
         self.rival = rival
-        self._kept: tuple[Any, list[Values]] | None = None
+        self._kept: tuple[Any, Any, list[Values]] | None = None
 
     def blocks(self, mol: Any, grids: Any, kpts: Any, max_memory: float) -> Iterator[Values]:
         """Blocks in the order of the grid, kept for the next time if there is room for all."""
-        if self._kept is not None and self._kept[0] is grids.coords:
-            yield from self._kept[1]
-            return
+        if self._kept is not None:
+            coords, at, kept = self._kept
+            if coords is grids.coords and np.array_equal(at, kpts):
+                yield from kept
+                return
         size = 40 * grids.weights.size * mol.nao * (1 if kpts is None else 2 * len(kpts)) / 1e6
         keep: list[Values] = []
         for block in self._evaluated(mol, grids, kpts):
@@ -56,7 +67,7 @@ class _Integrating:
                 keep.append(block)
             yield block
         if keep:
-            self._kept = grids.coords, keep
+            self._kept = grids.coords, kpts, keep
 
     def _evaluated(self, mol: Any, grids: Any, kpts: Any) -> Iterator[Values]:
         options = {} if kpts is None else {"kpts": kpts}
@@ -151,8 +162,10 @@ class RivalKNumInt(_Integrating, periodic.KNumInt):
     """`pyscf.pbc.dft.numint.KNumInt` for an SCF, at one of each pair k and −k."""
 
     def _on_pairs(
-        self, cell: Any, grids: Any, dms: np.ndarray, kpts: np.ndarray, max_memory: float
+        self, cell: Any, grids: Any, dms: np.ndarray, kpts: np.ndarray, band: Any, max_memory: float
     ) -> tuple[np.ndarray, float, np.ndarray]:
+        if band is not None:
+            raise UnsupportedError(f"{self.rival.name} has no potential between its k-points.")
         pairs = Pairs(cell, kpts)
         folded = pairs.fold(dms).astype(complex)
         n, e, v = self.xc(cell, grids, folded, kpts[pairs.kept], max_memory)
@@ -163,7 +176,7 @@ class RivalKNumInt(_Integrating, periodic.KNumInt):
         kpts: Any = None, kpts_band: Any = None, max_memory: float = 2000, verbose: Any = None,
     ) -> tuple[Any, Any, np.ndarray]:  # fmt: skip
         """Electrons, E_xc and V_xc (n_k, nao, nao) of the whole mesh."""
-        n, e, v = self._on_pairs(cell, grids, np.asarray(dms)[None], kpts, max_memory)
+        n, e, v = self._on_pairs(cell, grids, np.asarray(dms)[None], kpts, kpts_band, max_memory)
         return n[0], e, v[0]
 
     def nr_uks(
@@ -171,4 +184,4 @@ class RivalKNumInt(_Integrating, periodic.KNumInt):
         kpts: Any = None, kpts_band: Any = None, max_memory: float = 2000, verbose: Any = None,
     ) -> tuple[Any, Any, np.ndarray]:  # fmt: skip
         """Electrons, E_xc and V_xc (2, n_k, nao, nao) of the whole mesh."""
-        return self._on_pairs(cell, grids, np.asarray(dms), kpts, max_memory)
+        return self._on_pairs(cell, grids, np.asarray(dms), kpts, kpts_band, max_memory)

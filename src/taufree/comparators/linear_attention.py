@@ -107,8 +107,9 @@ def unit_norm(x: Tensor, electrons: Tensor) -> Tensor:
 def principal_frame(coords: Tensor, measure: Tensor) -> Tensor:
     """Positions in the frame of the density's principal axes, in units of its extents.
 
-    Differentiable by the measure: extents and axes follow it to first order, as eigenvalues and
-    eigenvectors do; axes of equal extents, which have no derivative, stay.
+    Shapes: coords (n_points, 3), the share of the electrons at each, measure (n_points,) ->
+    (n_points, 3). Differentiable by the measure: extents and axes follow it to first order, as
+    eigenvalues and eigenvectors do; axes of equal extents, which have no derivative, stay.
     """
     r = coords - measure @ coords
     spread = (r * measure[:, None]).T @ r

@@ -22,7 +22,7 @@ from taufree.comparators.trained import (
     Comparator,
     load_comparator,
 )
-from taufree.errors import UserError
+from taufree.errors import UserError, WeightsError
 from taufree.functional import RHO_THRESHOLD, Functional, leaf
 from taufree.model.storage import (
     fingerprint,
@@ -152,12 +152,19 @@ def load(model: str | Path | Functional | Rival) -> Functional | Rival:
         return model
     if str(model) in DEORBITALIZERS:
         return Recipe(str(model))
-    path = weights_file(model)
+    try:
+        path = weights_file(model)
+    except WeightsError as error:
+        recipes = ", ".join(DEORBITALIZERS)
+        raise WeightsError(f"{error} Analytic recipes are {recipes}.") from error
     if read_card(path).get("config", {}).get("comparator") in NETWORKS:
         return Learned(load_comparator(path))
     return load_model(model)
 
 
 def identity(functional: Functional | Rival) -> str:
-    """SHA-256 of what a functional is made of, or a recipe's name."""
-    return functional.fingerprint if isinstance(functional, Rival) else fingerprint(functional)
+    """What the folder of a functional's results is called by: a recipe's name, or a short hash."""
+    if isinstance(functional, Recipe):
+        return functional.fingerprint
+    of = functional.fingerprint if isinstance(functional, Rival) else fingerprint(functional)
+    return of[:12]

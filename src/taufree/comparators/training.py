@@ -186,7 +186,7 @@ def begin_from(path: Path, network: nn.Module) -> None:
         )
     try:
         if of != wanted:
-            raise ValueError("more than widths differs")
+            raise ValueError("only transformers can be widened, and nothing else may differ")
         widen(start, network)
     except ValueError as error:
         raise UserError(

@@ -91,7 +91,7 @@ def _files(
     suffix = "" if potential == "ks" else f"-{potential}"
     folders: dict[Which, Path] = {
         "parent": folder / f"parent-{functional.parent.xc}",
-        "deorbitalized": folder / f"model-{identity(functional)[:12]}{suffix}",
+        "deorbitalized": folder / f"model-{identity(functional)}{suffix}",
     }
     return {
         (system, which): folders[which]

@@ -25,14 +25,15 @@ REACTIONS = {
     "max_error_kcal": ("largest |Δ|\nkcal/mol", ".1f"),
 }
 SOLIDS = {
-    f"mean_{key}": (f"{name}\n{unit}", form[-3:]) for key, (name, unit, form) in COLUMNS.items()
+    f"mean_{key}": (f"{name}\n{unit}", form.lstrip("+"))
+    for key, (name, unit, form) in COLUMNS.items()
 }
 
 
 def tables(results: Sequence[tuple[str, Result]]) -> Iterator[Table]:
     """One table for each kind of self-consistent result, (kind, result), that there are several of.
 
-    Differences are to the parent, means of absolute values.
+    Differences are to the parent, means of absolute values where both converged.
     """
     for kind, title, columns in (
         ("scf", "Molecules and crystals at given geometries", SCF),
@@ -50,14 +51,16 @@ def _rows(kind: str, result: Result) -> Iterator[tuple[str, str, Result]]:
     name, found = Path(result["model"]).name, result["summary"]
     if kind == "reactions":
         for collection, of in found.items():
-            if of["compared"]:
-                yield name, f"{of['compared']} of {collection}, {result['basis']}", of
+            if of["n"]:
+                yield name, f"{of['n']} of {collection}, {result['basis']}", of
     elif kind == "solids":
         yield name, f"{found['n_crystals']} crystals", found
     else:
         name += "" if result["potential"] == "ks" else f" ({result['potential']})"
         kinds = sorted({line["kind"] for line in result["systems"]})
-        what = f"{found['n_systems']} of {', '.join(kinds)}, level {result['grid_level']}"
+        bases = sorted({line["basis"] for line in result["systems"]})
+        what = f"{found['n_systems']} of {', '.join(kinds)}, {', '.join(bases)}, "
+        what += f"level {result['grid_level']}"
         yield name, what, found
 
 
