@@ -18,12 +18,9 @@ scf() { # MODEL JSON [OPTION ...]
 mkdir -p "$out/results"
 for model in ms2 PCopt PC07 GE2 CSK4 CSK1 TFvW; do
     scf $model scf-$model
-done
-for model in ms2 PCopt; do
     taufree evaluate reactions "$out/reactions" --model $model --max-electrons 44 \
         --workers "$workers" --json "$out/results/reactions-$model.json"
-done
-for model in ms2 PCopt; do # insulators of two atoms a cell
+    # insulators of two atoms a cell
     taufree evaluate solids "$out/solids" --model $model --workers "$workers" \
         --json "$out/results/solids-$model.json" --name C-diamond --name Si-diamond \
         --name SiC-zincblende --name AlP-zincblende --name LiF-rocksalt --name KF-rocksalt
