@@ -108,7 +108,10 @@ class _Integrating:
 
 
 def natural(dm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Occupations (n,) and orbitals (nao, n) of a Hermitian density matrix: few are not empty."""
+    """Occupations (n,) and orbitals (nao, n) of a Hermitian density matrix: few are not empty.
+
+    Negative ones count, as `taufree.data.orbitals.factor` has it not: a first guess may have them.
+    """
     occupations, orbitals = np.linalg.eigh(dm)
     held = np.abs(occupations) > EMPTY * np.abs(occupations).max()
     return occupations[held], orbitals[:, held]
