@@ -10,7 +10,7 @@ A molecule is a crystal with one k-point and real orbitals. Not made to be fast.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -26,8 +26,17 @@ from taufree.hosts.exchange_correlation import libxc_eff
 EMPTY = 1e-15
 """Occupation, of the largest, below which a natural orbital is left out."""
 
-Values = list[np.ndarray]
-"""χ, ∂xχ, ∂yχ, ∂zχ, ∇²χ of one block of points at every k-point, (5, n_block, nao) each."""
+NEGLIGIBLE = 1e-10
+"""Value and derivatives, in atomic units, below which an orbital is left out of a block."""
+
+
+class Block(NamedTuple):
+    """The basis at neighbouring points."""
+
+    held: np.ndarray
+    """Indices of the ``n_held`` orbitals that reach them."""
+    chi: list[np.ndarray]
+    """χ, ∂xχ, ∂yχ, ∂zχ, ∇²χ at every k-point, (5, n_block, n_held) each."""
 
 
 def attach(mf: Any, rival: Rival) -> Any:
@@ -51,9 +60,9 @@ class _Integrating:
     def __init__(self, rival: Rival) -> None:
         super().__init__()
         self.rival = rival
-        self._kept: tuple[Any, Any, list[Values]] | None = None
+        self._kept: tuple[Any, Any, list[Block]] | None = None
 
-    def blocks(self, mol: Any, grids: Any, kpts: Any, max_memory: float) -> Iterator[Values]:
+    def blocks(self, mol: Any, grids: Any, kpts: Any, max_memory: float) -> Iterator[Block]:
         """Blocks in the order of the grid, kept for the next time if there is room for all."""
         if self._kept is not None:
             coords, at, kept = self._kept
@@ -61,7 +70,7 @@ class _Integrating:
                 yield from kept
                 return
         size = 40 * grids.weights.size * mol.nao * (1 if kpts is None else 2 * len(kpts)) / 1e6
-        keep: list[Values] = []
+        keep: list[Block] = []
         for block in self._evaluated(mol, grids, kpts):
             if size < 0.8 * max_memory:
                 keep.append(block)
@@ -69,11 +78,14 @@ class _Integrating:
         if keep:
             self._kept = grids.coords, kpts, keep
 
-    def _evaluated(self, mol: Any, grids: Any, kpts: Any) -> Iterator[Values]:
+    def _evaluated(self, mol: Any, grids: Any, kpts: Any) -> Iterator[Block]:
         options = {} if kpts is None else {"kpts": kpts}
-        for ao, *_ in self.block_loop(mol, grids, mol.nao, 2, max_memory=500, **options):  # type: ignore[attr-defined]
+        for ao, *_ in self.block_loop(mol, grids, mol.nao, 2, max_memory=200, **options):  # type: ignore[attr-defined]
             several = [ao] if kpts is None else ao
-            yield [np.concatenate([a[:4], a[4:5] + a[7:8] + a[9:10]]) for a in several]
+            chi = [np.concatenate([a[:4], a[4:5] + a[7:8] + a[9:10]]) for a in several]
+            reach = np.max([np.abs(c).max((0, 1)) for c in chi], axis=0)
+            held = np.flatnonzero(reach > NEGLIGIBLE)
+            yield Block(held, [c[:, :, held] for c in chi])
 
     def xc(
         self, mol: Any, grids: Any, dms: np.ndarray, kpts: Any = None, max_memory: float = 4000
@@ -85,7 +97,7 @@ class _Integrating:
         spins = [[natural(d) for d in dm] for dm in dms]
         rho = np.concatenate(
             [
-                [sum(map(density, block, dm)) / len(dm) for dm in spins]
+                [density(block, dm) for dm in spins]
                 for block in self.blocks(mol, grids, kpts, max_memory)
             ],
             axis=2,
@@ -100,9 +112,9 @@ class _Integrating:
             of_channel += d.numpy()
         v, first = np.zeros_like(dms), 0
         for block in self.blocks(mol, grids, kpts, max_memory):
-            here = slice(first, first + block[0].shape[1])
+            here = slice(first, first + block.chi[0].shape[1])
             for s, k in np.ndindex(v.shape[:2]):
-                v[s, k] += matrix(block[k], wv[s, :, here])
+                v[s, k][np.ix_(block.held, block.held)] += matrix(block.chi[k], wv[s, :, here])
             first = here.stop
         return rho[:, 0] @ weights, float(exc @ weights), v
 
@@ -117,15 +129,16 @@ def natural(dm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return occupations[held], orbitals[:, held]
 
 
-def density(chi: np.ndarray, dm: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """ρ, ∇ρ and ∇²ρ, (5, n_block), of the orbitals of `natural`: Σ_i n_i |ψ_i|²."""
-    occupations, orbitals = dm
-    psi = chi @ orbitals
-    weighted = psi[:4].conj() * occupations
-    rho = np.einsum("xpi,pi->xp", psi, weighted[0]).real
+def density(block: Block, dm: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """ρ, ∇ρ and ∇²ρ, (5, n_block), of the orbitals of `natural`: Σ_i n_i |ψ_i|², mean over k."""
+    rho = np.zeros((5, block.chi[0].shape[1]))
+    for chi, (occupations, orbitals) in zip(block.chi, dm, strict=True):
+        psi = chi @ orbitals[block.held]
+        weighted = psi[:4].conj() * occupations
+        rho += np.einsum("xpi,pi->xp", psi, weighted[0]).real
+        rho[4] += np.einsum("xpi,xpi->p", psi[1:4], weighted[1:]).real
     rho[1:] *= 2
-    rho[4] += 2 * np.einsum("xpi,xpi->p", psi[1:4], weighted[1:]).real
-    return rho
+    return rho / len(dm)
 
 
 def matrix(chi: np.ndarray, wv: np.ndarray) -> np.ndarray:
