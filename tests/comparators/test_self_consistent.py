@@ -83,6 +83,23 @@ def test_a_closed_shell_is_one_of_two_equal_spins() -> None:
     assert both[2] == pytest.approx(np.array([v, v]), abs=1e-10)
 
 
+def test_orbitals_that_do_not_reach_a_block_are_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    mol = gto.M(atom="Ne 0 0 0; O 0 0 8; H 0 0.8 8.6; H 0 -0.8 8.6", basis="6-31g", verbose=0)
+    mf = mol.RKS(xc="MS2")
+    mf.grids.level, mf.max_cycle = 0, 2
+    mf.kernel()
+    dm = np.asarray(mf.make_rdm1())[None, None]
+    integrator = RivalNumInt(Recipe("PCopt"))
+    monkeypatch.setattr("taufree.comparators.integrator.BLOCK_MB", 1)
+    held = [len(block.held) for block in integrator.blocks(mol, mf.grids, None, 4000)]
+    assert min(held) < mol.nao == max(held)
+    found = integrator.xc(mol, mf.grids, dm)
+    monkeypatch.setattr("taufree.comparators.integrator.NEGLIGIBLE", -1.0)
+    expected = RivalNumInt(Recipe("PCopt")).xc(mol, mf.grids, dm)
+    assert found[1] == pytest.approx(expected[1], abs=1e-9)
+    assert found[2] == pytest.approx(expected[2], abs=1e-8)
+
+
 @pytest.fixture(scope="module")
 def crystal() -> Any:
     cell = pbc_gto.M(

@@ -28,6 +28,8 @@ EMPTY = 1e-15
 
 NEGLIGIBLE = 1e-10
 """Value and derivatives, in atomic units, below which an orbital is left out of a block."""
+BLOCK_MB = 200
+"""Small blocks are reached by few orbitals, large ones make fast products."""
 
 
 class Block(NamedTuple):
@@ -80,7 +82,7 @@ class _Integrating:
 
     def _evaluated(self, mol: Any, grids: Any, kpts: Any) -> Iterator[Block]:
         options = {} if kpts is None else {"kpts": kpts}
-        for ao, *_ in self.block_loop(mol, grids, mol.nao, 2, max_memory=200, **options):  # type: ignore[attr-defined]
+        for ao, *_ in self.block_loop(mol, grids, mol.nao, 2, max_memory=BLOCK_MB, **options):  # type: ignore[attr-defined]
             several = [ao] if kpts is None else ao
             chi = [np.concatenate([a[:4], a[4:5] + a[7:8] + a[9:10]]) for a in several]
             reach = np.max([np.abs(c).max((0, 1)) for c in chi], axis=0)
