@@ -112,8 +112,9 @@ def converge(
     A free atom that PySCF's default settings do not converge is converged by other means
     (``rescued``), for the atomization energies of all its molecules depend on it.
 
-    A crystal's density-fitting integrals are taken from the folder ``integrals``, or left there,
-    and do not count in ``wall_s``.
+    Density-fitting integrals are made beforehand, where PySCF would make a molecule's anew in every
+    cycle, and do not count in ``wall_s``; a crystal's are taken from the folder ``integrals``, or
+    left there.
     """
     mf = mean_field(system)
     mf.grids.level = level
@@ -121,8 +122,7 @@ def converge(
         mf = attach(mf, functional)
     elif functional is not None:
         mf = deorbitalize(mf, functional, potential)
-    if system.period:
-        _fit_density(mf, system, integrals)
+    _fit_density(mf, system, integrals)
     energies: list[float] = []
     mf.callback = lambda scf: energies.append(float(scf["e_tot"]))
     start = time.perf_counter()
@@ -167,7 +167,10 @@ def _molecule_properties(mf: Any) -> Run:
 
 
 def _fit_density(mf: Any, system: System, folder: Path | None) -> None:
-    """Density-fitting integrals, kept in a folder where both functionals of a system find them."""
+    """Density-fitting integrals; a crystal's in a folder where both of its functionals find them."""
+    if not system.period:
+        mf.with_df.build()
+        return
     if folder is None:
         mf.with_df.build(j_only=True)
         return
