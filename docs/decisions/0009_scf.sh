@@ -15,15 +15,18 @@ scf() { # MODEL JSON [OPTION ...]
         --json "$out/results/$json.json" "$@"
 }
 
+reactions() { # MODEL SET GRID_LEVEL
+    taufree evaluate reactions "$out/reactions" --model "$1" --set "$2" --grid-level "$3" \
+        --workers "$workers" --json "$out/results/$2-$1.json"
+}
+
 mkdir -p "$out/results"
 for model in ms2 PCopt PC07 GE2 CSK4 CSK1 TFvW; do
     scf $model scf-$model
-    taufree evaluate reactions "$out/reactions" --model $model --max-electrons 44 \
-        --workers "$workers" --json "$out/results/reactions-$model.json"
-    # insulators of two atoms a cell
+    reactions $model dbh24 3
+    reactions $model s22 1
     taufree evaluate solids "$out/solids" --model $model --workers "$workers" \
-        --json "$out/results/solids-$model.json" --name C-diamond --name Si-diamond \
-        --name SiC-zincblende --name AlP-zincblende --name LiF-rocksalt --name KF-rocksalt
+        --json "$out/results/solids-$model.json"
 done
 for model in ms2 PCopt "$weights/gda"; do
     scf "$model" "prototype-$(basename "$model")" --name LiF --name CO --name S --name P2 \

@@ -52,7 +52,8 @@ def _rows(kind: str, result: Result) -> Iterator[tuple[str, str, Result]]:
     if kind == "reactions":
         for collection, of in found.items():
             if of["n"]:
-                yield name, f"{of['n']} of {collection}, {result['basis']}", of
+                what = f"{of['n']} of {collection}, {result['basis']}, level {result['grid_level']}"
+                yield name, what, of
     elif kind == "solids":
         yield name, f"{found['n_crystals']} crystals", found
     else:
