@@ -1,7 +1,7 @@
 #!/bin/sh
 # Self-consistent results of ms2, the analytic recipes and linear attention side by side.
 # Run: docs/decisions/0009_scf.sh FOLDER [WORKERS]; finished calculations are kept.
-# Page: FOLDER/report.html
+# Page: FOLDER/report.html. PYSCF_MAX_MEMORY=8000 (MB) keeps the basis at all points from cycle to cycle.
 set -e
 out=$1
 workers=${2:-1}
