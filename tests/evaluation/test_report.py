@@ -274,7 +274,7 @@ def test_comparators_stand_side_by_side_and_have_no_targets(results: Path, tmp_p
     rows = [re.findall("<tr><td>(.*?)</td>", body) for body in tables]
     assert rows == [["ms2", "PCopt"]] * 3
     assert "<td>73.2</td>" in tables[0] and "<td>2 of 2</td>" in tables[0]
-    assert "<td>1 of s22, def2-svp, level 0</td>" in tables[1] and "<td>5 of 5</td>" in tables[2]
+    assert "<td>1 of s22, def2-svp, level 3</td>" in tables[1] and "<td>5 of 5</td>" in tables[2]
 
 
 def test_a_curve_without_validation_has_one_panel() -> None:

@@ -167,7 +167,7 @@ def _molecule_properties(mf: Any) -> Run:
 
 
 def _fit_density(mf: Any, system: System, folder: Path | None) -> None:
-    """Density-fitting integrals; a crystal's in a folder where both of its functionals find them."""
+    """Density-fitting integrals; a crystal's in a folder where both functionals find them."""
     if not system.period:
         mf.with_df.build()
         return
