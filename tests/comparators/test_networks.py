@@ -107,5 +107,10 @@ def test_a_widened_network_says_the_same(generator: torch.Generator) -> None:
     assert isinstance(slopes, torch.Tensor)
     assert (slopes[0] - slopes[1]).abs().max() > 0.01 * slopes.abs().max()
 
-    with pytest.raises(ValueError, match="no multiple"):
-        widen(narrow, ExpertTransformers(width=12, n_layers=2, n_heads=2))
+    between = ExpertTransformers(width=20, n_layers=2, n_heads=2, chunk=50).double()
+    widen(narrow, between)  # two or three copies of each channel
+    says = between.exchange(*arguments)
+    off, spread = says.exc - before.exc, before.exc - before.exc.mean()
+    assert off.norm() < 0.2 * spread.norm()
+    with pytest.raises(ValueError, match="smaller"):
+        widen(wide, narrow)

@@ -88,6 +88,8 @@ class ComparatorConfig(BaseModel):
     points: int = Field(4000, ge=2)
     """Points of one density in a step: a chunk of neighbours in its grid, or so many drawn."""
     learning_rate: float = Field(1e-3, gt=0)
+    half_precision: bool = False
+    """Round the trained weights to half precision, for a file of half the size."""
     checkpoint_every: int = Field(50, ge=1)
 
 
@@ -164,7 +166,7 @@ def train(path: Path, *, resume: bool = True) -> dict[str, Any]:
         "systems": Counter(entry.kind for entry in learned.values()),
         "metrics": {"train": result},
     }
-    save_model(weights, network, card)
+    save_model(weights, network, card, torch.half if config.half_precision else torch.float)
     return {**result, "weights": str(weights)}
 
 

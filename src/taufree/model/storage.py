@@ -10,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -24,17 +25,20 @@ from taufree.model.network import Network
 FORMAT = 1
 
 
-def save_model(path: Path, network: nn.Module, card: dict[str, Any]) -> None:
+def save_model(
+    path: Path, network: nn.Module, card: dict[str, Any], dtype: torch.dtype = torch.float32
+) -> None:
     """Write ``path`` (.safetensors) and the JSON beside it, each whole or not at all.
 
     ``card`` is what the model says of itself: data checksum, command, metrics, and the
     ``elements`` of its training data and those it knows with ``pseudopotentials``, beyond which a
-    run warns. The commit of the code and the date are added.
+    run warns. The commit of the code and the date are added. Weights are rounded to ``dtype``.
     """
     git = ["git", "describe", "--always", "--dirty"]
     folder = Path(__file__).parent
     commit = subprocess.run(git, capture_output=True, text=True, check=False, cwd=folder)
-    blob = save({k: v.detach().float().cpu().contiguous() for k, v in network.state_dict().items()})
+    state = network.state_dict()
+    blob = save({k: v.detach().to("cpu", dtype).contiguous() for k, v in state.items()})
     text = json.dumps(
         {
             "format": FORMAT,
