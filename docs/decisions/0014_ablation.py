@@ -2,9 +2,10 @@
 
 Among the variants are the designs of 0002: points that read tokens on nuclei (B, the package's),
 Gaussian attention between points (A), and both together. All see densities of ``KINDS`` on grid
-level 1. Scores: errors at the densities of the test split (designs of 0002: validation split, and
-how far E_x depends on the grid, and time), and self-consistent ones of the prototype systems (the
-parent's from the folder SCF, as `taufree evaluate scf SCF` leaves them).
+level 1. Scores: errors at the densities of the test split, and self-consistent ones of the
+prototype systems (the parent's from the folder SCF, as `taufree evaluate scf SCF` leaves them); of
+"to choose by" the same of the validation split and its G2 molecules, on grid level 1; of designs of
+0002 errors of the validation split, how far E_x depends on the grid, and time.
 Run: python docs/decisions/0014_ablation.py DATA SCF OUT.json [STEPS] [NAME ...], where a variant's
 NAME may end in ", second seed" or ", third seed".
 """
@@ -32,7 +33,7 @@ from torch.utils.checkpoint import checkpoint
 
 from taufree.data.generate import grid_record
 from taufree.data.orbitals import factor
-from taufree.data.splits import Split
+from taufree.data.splits import Split, split_of
 from taufree.data.store import ReferenceDensity, entries_of, load_record
 from taufree.data.systems import registry
 from taufree.evaluation import scf
@@ -253,6 +254,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "G2 only, converged: (A) and (B)": {**G2, "network": Pairs, "pairs": True},
     "G2 only, converged: router sees all": {**G2, "network": SeesAll},
     "G2 only, converged: one dense expert": {**G2, "model": {"n_experts": 1}},
+    "to choose by: the package's": {"split": "validation"},
+    "to choose by: no attention between tokens": {
+        "split": "validation",
+        "model": {"n_layers": 0},
+    },
     "one encoder layer": {"model": {"n_layers": 1}},
     "one head": {"model": {"n_heads": 1}},
     "12 scalars read instead of 24": {"model": {"n_read": 12}},
@@ -333,19 +339,26 @@ def run(
         blind(losses.network, hidden)
     seconds = time.perf_counter() - start
     scores = {"seconds": seconds, **score(losses, Densities(test, model.cutoff, "cpu"))}
-    if "split" in variant:
+    if "only" in variant:
         scores |= discretization(losses, pairs)
         scores["us_a_point"] = seconds_per_point(losses.network, pairs)
     else:
-        scores |= self_consistent(losses.network, energies)
+        scores |= self_consistent(losses.network, energies, variant.get("split", "test"))
     return scores
 
 
-def self_consistent(network: Network, energies: Path) -> dict[str, float]:
-    """Mean |ΔE_total| of the prototype systems, and how many of them converged."""
-    systems = [registry()[name] for name in PROTOTYPE]
+def self_consistent(network: Network, energies: Path, split: Split) -> dict[str, float]:
+    """Mean |ΔE_total| of the prototype systems, and how many of them converged.
+
+    Of the validation split: of its G2 molecules, on grid level 1.
+    """
+    systems, level = [registry()[name] for name in PROTOTYPE], 3
+    if split == "validation":
+        g2 = [s for s in registry().values() if s.kind == "g2"]
+        systems, level = [s for s in g2 if split_of(s.formula) == split], 1
     functional = Functional(network.eval(), "variant")
-    result = scf.evaluate(functional, out=energies, systems=systems, workers=1)["summary"]
+    result = scf.evaluate(functional, out=energies, systems=systems, level=level, workers=1)
+    result = result["summary"]
     return {
         "scf_energy": result["mean_de_total_mha"],
         "scf_converged": result["converged"],
