@@ -269,6 +269,9 @@ def test_comparators_stand_side_by_side_and_have_no_targets(results: Path, tmp_p
     write_report(results, page)
     html = page.read_text()
     assert html.count("<td>atomization") == before
+    assert re.search(r"<td>dipole</td>.*?<td>PCopt [\d.]+ D</td>", html)
+    assert re.search(r"<td>interactions of S22.*?<td>PCopt [\d.]+ kcal/mol</td>", html)
+    assert re.search(r"<td>lattice constant.*?<td>PCopt [\d.]+ Å</td>", html)
     part = html[html.index('<section id="side-by-side"') :]
     tables = re.findall("<tbody>(.*?)</tbody>", part[: part.index("</section>")], re.S)
     rows = [re.findall("<tr><td>(.*?)</td>", body) for body in tables]

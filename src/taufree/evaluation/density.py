@@ -88,8 +88,8 @@ def evaluate(
         each, by deorbitalizer (``model``, ``PCopt``, ...) and quantity, see
         `taufree.evaluation.errors`; a molecule whose free atoms are in the data has
         ``atomization_kcal`` too, the signed error of its atomization energy at fixed densities;
-        ``cycles_mha`` is the model's mean ∣ΔE_x∣ at the densities of SCF cycles 1 to 3, on the
-        coarsest grid of the data.
+        ``cycles_mha`` is the mean ∣ΔE_x∣ at the densities of SCF cycles 1 to 3, on the coarsest
+        grid of the data, of the model and the analytic deorbitalizers.
         ``means``: means of the absolute values and their ``count``, over ``all molecules`` (atoms
         among them, those in the ``small`` basis not), those of the ``prototype`` table, and each
         ``kind``. ``routing``: share of the electrons each expert takes, and the most experts active
@@ -114,7 +114,10 @@ def evaluate(
             densities.add(record.parent)
             found, electrons, active = _evaluate(functional, record, comparators)
             if on_the_way := load_record(data / entry.file, None, CYCLES, entry.sha256):
-                found[MODEL]["cycles_mha"] = _mean_energy_error(functional, on_the_way)
+                moved = [_evaluate(functional, moving, ())[0] for moving in on_the_way]
+                for name in moved[0]:
+                    off = [abs(of[name]["de_x_mha"]) for of in moved]
+                    found[name]["cycles_mha"] = sum(off) / len(off)
             systems.append(_line(record, found))
             expert_electrons = [a + b for a, b in zip(expert_electrons, electrons, strict=True)]
             max_active = max(max_active, active)
@@ -174,15 +177,6 @@ def _evaluate(
     }
     found |= {other.name: other.errors(record) for other in comparators}
     return found, *routing(record, gates)
-
-
-def _mean_energy_error(functional: Functional, records: list[ReferenceDensity]) -> float:
-    """Mean |ΔE_x| at several densities, mHa."""
-    found = []
-    for record in records:
-        record = with_parent(record, functional.parent.xc)
-        found.append(abs(errors(record, model_alpha(functional, record.density)[0])["de_x_mha"]))
-    return sum(found) / len(found)
 
 
 def _line(record: ReferenceDensity, found: Errors) -> dict[str, Any]:

@@ -92,7 +92,9 @@ def write_report(folder: Path, out: Path, logs: Sequence[Path] = ()) -> dict[str
             title, parts = _section(path.stem, kind, result)
             sections.append((path.stem, title, "".join(map(_html, parts))))
             if not result.get("comparator"):
-                aims += [(line, result["model"], path.name) for line in targets.lines(kind, result)]
+                rivals = [r for _, of, r in results if of == kind and r.get("comparator")]
+                found = targets.lines(kind, result, rivals)
+                aims += [(line, result["model"], path.name) for line in found]
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise UserError(
                 f"{path} was made by another version of taufree, or is no result: evaluate anew."
@@ -105,11 +107,9 @@ def write_report(folder: Path, out: Path, logs: Sequence[Path] = ()) -> dict[str
         name = log.parent.name or log.stem
         curve = learning_curve(entries, name)
         sections.append((f"log-{name}", f"Learning curve: {name}", _html(curve)))
-    rivals = "".join(
-        map(_html, side_by_side.tables([(kind, result) for _, kind, result in results]))
-    )
-    if rivals:
-        sections.insert(0, ("side-by-side", "Self-consistent results side by side", rivals))
+    tables = side_by_side.tables([(kind, result) for _, kind, result in results])
+    if beside := "".join(map(_html, tables)):
+        sections.insert(0, ("side-by-side", "Self-consistent results side by side", beside))
     if aims:
         sections.insert(0, ("targets", "Targets", _html(targets.table(aims))))
     links = "".join(f'<a href="#{escape(i)}">{escape(title)}</a>' for i, title, _ in sections)

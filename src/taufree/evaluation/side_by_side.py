@@ -43,11 +43,11 @@ def tables(results: Sequence[tuple[str, Result]]) -> Iterator[Table]:
         found = [result for of, result in results if of == kind]
         found.sort(key=lambda result: bool(result.get("comparator")))
         if len(found) > 1:
-            yield _table(title, columns, [row for result in found for row in _rows(kind, result)])
+            yield _table(title, columns, [row for result in found for row in rows(kind, result)])
 
 
-def _rows(kind: str, result: Result) -> Iterator[tuple[str, str, Result]]:
-    """Name, what was calculated, and the summary of it."""
+def rows(kind: str, result: Result) -> Iterator[tuple[str, str, Result]]:
+    """Of each set of systems in a result: the model's name, what was calculated, the summary."""
     name, found = Path(result["model"]).name, result["summary"]
     if kind == "reactions":
         for collection, of in found.items():

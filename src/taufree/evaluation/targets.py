@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,8 +10,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from taufree.evaluation.density import MODEL
+from taufree.evaluation.side_by_side import rows
 
 Result = Mapping[str, Any]
+Best = Callable[[Result, str, str], str]
 POTENTIALS = (
     ("vrho_mha", "v_ρ", "mHa"),
     ("vsigma_sigma_mha", "v_σ σ/ρ", "mHa"),
@@ -47,16 +49,30 @@ def table(found: Iterable[tuple[Line, str, str]]) -> Table:
     return table
 
 
-def lines(kind: str, result: Result) -> Iterator[Line]:
-    """The targets that a result of this kind says something about."""
-    if kind == "reactions":
-        yield from _reactions(result)
-    elif result.get("split") == "test":
-        yield from {"density": _density, "scf": _scf, "solids": _solids}.get(kind, _none)(result)
+def lines(kind: str, result: Result, rivals: Sequence[Result] = ()) -> Iterator[Line]:
+    """The targets that a result of this kind says something about.
+
+    Self-consistent ones stand beside the best of ``rivals``, comparators' results of the same kind
+    for the same systems and settings.
+    """
+    if kind == "density" and result["split"] == "test":
+        yield from _density(result)
+    elif kind == "reactions" or (kind in ("scf", "solids") and result["split"] == "test"):
+        found = {"reactions": _reactions, "scf": _scf, "solids": _solids}[kind]
+        yield from found(result, _best_of(kind, result, rivals))
 
 
-def _none(result: Result) -> Iterator[Line]:
-    yield from ()
+def _best_of(kind: str, result: Result, rivals: Sequence[Result]) -> Best:
+    """What names the rival whose mean is lowest, with this mean, by a summary, its key and unit."""
+    known = [row for r in rivals if r["parent"] == result["parent"] for row in rows(kind, r)]
+
+    def best(summary: Result, key: str, unit: str) -> str:
+        what = next(what for _, what, found in rows(kind, result) if found is summary)
+        same = [(found[key], name) for name, of, found in known if of == what]
+        value, name = min((x for x in same if x[0] is not None), default=(None, ""))
+        return "" if value is None else f"{name} {value:.3g} {unit}"
+
+    return best
 
 
 def _line(
@@ -78,18 +94,22 @@ def _density(result: Result) -> Iterator[Line]:
         yield _line("∫|Δe_x| of the prototype's systems", l1, 10, "mHa", best)
     if not means:
         return
-    name, value = _best(means, "l1_mha")
-    l1, best = means[MODEL]["l1_mha"], f"{name} {value:.3g} mHa"
-    yield _line("∫|Δe_x| of molecules", l1, value / 3, "mHa", best, "1/3 of the comparator's")
     for group, of in GROUPS.items():
-        for key, label, unit in POTENTIALS if group in groups else ():
+        if group not in groups:
+            continue
+        name, value = _best(groups[group], "l1_mha")
+        l1, best = groups[group][MODEL]["l1_mha"], f"{name} {value:.3g} mHa"
+        yield _line(f"∫|Δe_x| of {of}", l1, value / 3, "mHa", best, "1/3 of the comparator's")
+        for key, label, unit in POTENTIALS:
             value, classic = groups[group][MODEL][key], groups[group]["PCopt"][key]
             best = f"PCopt {classic:.3g} {unit}".rstrip()
             yield _line(f"{label} of {of}", value, classic / 5, unit, best, "1/5 of PCopt's")
     if "cycles_mha" in means[MODEL]:
         cycles = means[MODEL]["cycles_mha"]
         why = "twice the converged ones'"
-        yield _line("|ΔE_x|, densities of cycles 1 to 3", cycles, 2 * error, "mHa", "", why)
+        name, value = _best(means, "cycles_mha")
+        best = f"{name} {value:.3g} mHa"
+        yield _line("|ΔE_x|, densities of cycles 1 to 3", cycles, 2 * error, "mHa", best, why)
 
 
 def _best(means: Result, key: str) -> tuple[str, float]:
@@ -98,7 +118,7 @@ def _best(means: Result, key: str) -> tuple[str, float]:
     return min(others.items(), key=lambda item: item[1])
 
 
-def _scf(result: Result) -> Iterator[Line]:
+def _scf(result: Result, best: Best) -> Iterator[Line]:
     found = result["summary"]
     potential = "" if result["potential"] == "ks" else f" ({result['potential']})"
     for key, label, bound, unit in (
@@ -107,7 +127,7 @@ def _scf(result: Result) -> Iterator[Line]:
         ("mean_d_dipole_debye", "dipole", 0.02, "D"),
     ):
         if found[key] is not None:
-            yield _line(label + potential, found[key], bound, unit)
+            yield _line(label + potential, found[key], bound, unit, best(found, key, unit))
     converged = round(found["converged"] * found["n_systems"])
     yield from _convergence(found, "molecules" + potential, converged, found["n_systems"])
     if atoms := result["atoms"]:
@@ -115,16 +135,17 @@ def _scf(result: Result) -> Iterator[Line]:
         yield _converged("their free atoms" + potential, alone, len(atoms))
 
 
-def _reactions(result: Result) -> Iterator[Line]:
+def _reactions(result: Result, best: Best) -> Iterator[Line]:
     for name, (label, bound) in REACTIONS.items():
         if (found := result["summary"].get(name)) and found["compared"]:
             measure = f"{label}, {found['compared']} of them, {result['basis']}"
-            yield _line(measure, found["mean_error_kcal"], bound, "kcal/mol")
+            key, unit = "mean_error_kcal", "kcal/mol"
+            yield _line(measure, found[key], bound, unit, best(found, key, unit))
             of = f"{label}, {result['basis']}"
             yield from _convergence(found, of, found["converged"], found["n_systems"])
 
 
-def _solids(result: Result) -> Iterator[Line]:
+def _solids(result: Result, best: Best) -> Iterator[Line]:
     found = result["summary"]
     for key, label, bound, unit in (
         ("mean_d_lattice_constant_angstrom", "lattice constant", 0.005, "Å"),
@@ -132,7 +153,7 @@ def _solids(result: Result) -> Iterator[Line]:
         ("mean_delta_mev", "Δ of energy-volume curves", 0.5, "meV/atom"),
     ):
         if found[key] is not None:
-            yield _line(f"{label} of crystals", found[key], bound, unit)
+            yield _line(f"{label} of crystals", found[key], bound, unit, best(found, key, unit))
     yield from _convergence(found, "crystals", found["converged"], found["n_points"])
 
 
