@@ -15,14 +15,13 @@ from taufree.comparators.integrator import attach
 from taufree.comparators.self_consistent import load
 from taufree.data.generate import mean_field
 from taufree.data.systems import registry
-from taufree.evaluation.thermochemistry import atom
 
 LAST = 20
 
 
-def run(name: str, rival: Any) -> list[float]:
-    """Total energy of each cycle, Ha; ends with the converged one, or PySCF's fiftieth."""
-    mf = mean_field(registry().get(name) or atom(name))
+def run(name: str, rival: Any) -> dict[str, Any]:
+    """Whether it converged, in how many cycles, and the total energy of each, Ha."""
+    mf = mean_field(registry()[name])
     mf.grids.level = 1
     if rival is not None:
         mf = attach(mf, rival)
@@ -30,11 +29,11 @@ def run(name: str, rival: Any) -> list[float]:
     energies: list[float] = []
     mf.callback = lambda scf: energies.append(float(scf["e_tot"]))
     mf.kernel()
-    return [*energies, float(mf.e_tot)] if mf.converged else energies
+    return {"converged": bool(mf.converged), "cycles": int(mf.cycles), "energies": energies}
 
 
 def main(comparator: str, out: str, *names: str) -> None:
-    """Print a line a system; a cycle more than the maximum says that it converged."""
+    """Print a line a system."""
     path = Path(out)
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     rival = load(comparator)
@@ -43,11 +42,13 @@ def main(comparator: str, out: str, *names: str) -> None:
             results[name] = {"comparator": run(name, rival), "parent": run(name, None)}
             path.write_text(json.dumps(results, indent=1))
         ours, parent = results[name]["comparator"], results[name]["parent"]
-        how = "not converged" if len(ours) == 50 else f"converged in {len(ours) - 1} cycles"
-        spread = max(ours[-LAST:]) - min(ours[-LAST:])
+        energies, reference = ours["energies"], parent["energies"][-1]
+        how = "converged" if ours["converged"] else "not converged"
+        wander = max(energies[-LAST:]) - min(energies[-LAST:])
         print(
-            f"{name}: {how}; E - E(MS2) {1e3 * (ours[-1] - parent[-1]):.2f} mHa, "
-            f"in the last {LAST} cycles by {1e3 * spread:.3f} mHa",
+            f"{name}: {how} in {ours['cycles']} cycles (MS2 {parent['cycles']}); E - E(MS2) "
+            f"{1e3 * (energies[-1] - reference):.2f} mHa, in the last {LAST} cycles by "
+            f"{1e3 * wander:.3f} mHa",
             flush=True,
         )
 
