@@ -238,6 +238,7 @@ def _time(call: Callable[[], object]) -> float:
 VARIANTS: dict[str, dict[str, Any]] = {
     "the package's": {},
     "local": {"blind": ("tokens", "averages")},
+    "local, equal size": {"blind": ("tokens", "averages"), "model": {"expert_width": 169}},
     "no tokens": {"blind": ("tokens",)},
     "no attention between tokens": {"model": {"n_layers": 0}},
     "one dense expert, equal cost": {"model": {"n_experts": 1}},
