@@ -45,6 +45,7 @@ from taufree.model.config import ModelConfig
 from taufree.model.experts import Experts
 from taufree.model.network import UNIFORM, Network
 from taufree.model.sight import see
+from taufree.model.storage import load_model
 from taufree.physics.descriptors import C_X, reduced_gradient
 from taufree.quantities import GridDensity
 from taufree.training import loop
@@ -235,6 +236,9 @@ def _time(call: Callable[[], object]) -> float:
     return statistics.median(times[1:])
 
 
+BUNDLED = {"split": "validation", "start": "ms2", "training": {"learning_rate": 4e-3}}
+"""From the weights of the package, at the rate of the last run that made them."""
+
 VARIANTS: dict[str, dict[str, Any]] = {
     "the package's": {},
     "local": {"blind": ("tokens", "averages")},
@@ -258,6 +262,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "to choose by: the package's": {"split": "validation"},
     "to choose by: no attention between tokens": {
         "split": "validation",
+        "model": {"n_layers": 0},
+    },
+    "to choose by: the bundled weights, trained on": {**BUNDLED},
+    "to choose by: the bundled weights without encoder, trained on": {
+        **BUNDLED,
         "model": {"n_layers": 0},
     },
     "one encoder layer": {"model": {"n_layers": 1}},
@@ -320,6 +329,10 @@ def run(
     chance = chances(densities, shares)
     torch.manual_seed(config.seed)
     losses = Losses(variant.get("network", Network)(model), config)
+    if start := variant.get("start"):
+        weights = load_model(start).network.state_dict()
+        known = losses.network.state_dict().keys()
+        losses.network.load_state_dict({k: v for k, v in weights.items() if k in known})
     optimizers = loop.make_optimizers(losses.network, config)
     molecules = None
     if config.relaxation_weight and not variant.get("converged"):
