@@ -32,6 +32,7 @@ done
 taufree report "$out/results" --out "$out/report.html" --log "$published.jsonl" --log "$gda.jsonl"
 
 # learned comparators alone: an SCF each, for few converge
-python "$here/0009_learned.py" "$gda" "$out/learned-gda.json" \
+python "$here/0009_learned.py" "$gda" "$out/learned-gda.json" 50 \
     LiF CO S P2 PH2 CH C2H2 Na2 H Li C O F Na P
-python "$here/0009_learned.py" "$published" "$out/learned-published.json" LiF H2 N2 H O
+python "$here/0009_learned.py" "$published" "$out/learned-published.json" 50 H
+python "$here/0009_learned.py" "$published" "$out/learned-published.json" 14 LiF

@@ -1,7 +1,8 @@
 """One SCF of each system with a learned comparator, beside MS2: whether and where it converges.
 
-PySCF's defaults, grid level 1, density fitting; no other means are tried on free atoms.
-Run: python docs/decisions/0009_learned.py COMPARATOR OUT.json NAME ... (what OUT.json has is kept)
+PySCF's defaults (50 cycles, unless fewer are asked for), grid level 1, density fitting; no other
+means are tried on free atoms. What OUT.json has is kept.
+Run: python docs/decisions/0009_learned.py COMPARATOR OUT.json CYCLES NAME ...
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from taufree.data.systems import registry
 LAST = 20
 
 
-def run(name: str, rival: Any) -> dict[str, Any]:
+def run(name: str, rival: Any, cycles: int) -> dict[str, Any]:
     """Whether it converged, in how many cycles, and the total energy of each, Ha."""
     mf = mean_field(registry()[name])
-    mf.grids.level = 1
+    mf.grids.level, mf.max_cycle = 1, cycles
     if rival is not None:
         mf = attach(mf, rival)
     mf.with_df.build()
@@ -32,14 +33,17 @@ def run(name: str, rival: Any) -> dict[str, Any]:
     return {"converged": bool(mf.converged), "cycles": int(mf.cycles), "energies": energies}
 
 
-def main(comparator: str, out: str, *names: str) -> None:
+def main(comparator: str, out: str, cycles: str, *names: str) -> None:
     """Print a line a system."""
     path = Path(out)
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     rival = load(comparator)
     for name in names:
         if name not in results:
-            results[name] = {"comparator": run(name, rival), "parent": run(name, None)}
+            results[name] = {
+                "comparator": run(name, rival, int(cycles)),
+                "parent": run(name, None, 50),
+            }
             path.write_text(json.dumps(results, indent=1))
         ours, parent = results[name]["comparator"], results[name]["parent"]
         energies, reference = ours["energies"], parent["energies"][-1]
