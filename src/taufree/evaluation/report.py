@@ -104,7 +104,7 @@ def write_report(folder: Path, out: Path, logs: Sequence[Path] = ()) -> dict[str
             entries = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
         except ValueError as error:
             raise UserError(f"{log} is no log.jsonl of taufree train.") from error
-        name = log.parent.name or log.stem
+        name = log.parent.name if log.stem == "log" else log.stem
         curve = learning_curve(entries, name)
         sections.append((f"log-{name}", f"Learning curve: {name}", _html(curve)))
     tables = side_by_side.tables([(kind, result) for _, kind, result in results])
