@@ -101,6 +101,17 @@ def test_it_goes_on_from_other_weights(data: Path, tmp_path: Path) -> None:
         training.train(path, resume=False)
 
 
+def test_weights_are_rounded_to_half_precision(data: Path, tmp_path: Path) -> None:
+    path = config("expert_transformers", data, tmp_path / "single", steps=1)
+    single = load_file(training.train(path)["weights"])
+    path.write_text("half_precision = true\n" + path.read_text())
+    weights = training.train(path, resume=False)["weights"]
+    half = load_file(weights)
+    assert all(torch.equal(half[key], single[key].half()) for key in single)
+    known = load_comparator(Path(weights)).network.state_dict()
+    assert all(torch.equal(known[key].cpu(), half[key].float()) for key in half)
+
+
 def test_transformers_go_on_wider(data: Path, tmp_path: Path) -> None:
     first = training.train(config("expert_transformers", data, tmp_path / "first"))
     path = config("expert_transformers", data, tmp_path / "second", steps=1)
