@@ -154,7 +154,7 @@ def test_invariance_is_kept_or_lost_as_the_architectures_have_it(data: Path) -> 
     torch.manual_seed(3)
     names = {"experts": "expert_transformers", "linear": "linear_attention"}
     others = [
-        Comparator(Architecture(comparator=kind, network=SIZES[kind]).build().double(), name)
+        Comparator(Architecture(comparator=kind, network=SIZES[kind]).build(), name)
         for name, kind in names.items()
     ]
     result = invariance.evaluate(random_functional(), data, others, ["CH"], LEVEL)
@@ -164,6 +164,15 @@ def test_invariance_is_kept_or_lost_as_the_architectures_have_it(data: Path) -> 
     assert all(abs(x) > 1e-4 for x in changes["experts"].values())
     assert changes["linear"].keys() == changes["model"].keys()  # axes of CH are degenerate: any
     invariance.table(result)
+
+
+@pytest.mark.parametrize("kind", SIZES)
+def test_exchange_energy_is_that_of_the_errors(data: Path, kind: str) -> None:
+    other = Comparator(Architecture(comparator=kind, network=SIZES[kind]).build(), kind).double()
+    for record in load_record(data / entries_of(data, "test", None)[0].file, [LEVEL]):
+        parents = float(record.density.integral(record.exc))
+        off = 1000 * (other.exchange_energy(record) - parents)
+        assert other.errors(record)["de_x_mha"] == pytest.approx(off, rel=1e-9)
 
 
 def test_a_spin_channel_without_electrons_has_no_energy() -> None:

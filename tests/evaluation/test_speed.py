@@ -88,6 +88,10 @@ def test_scf_converges_and_counts(bench):
         assert one["xc_builds"] >= one["cycles"]
         assert 0 < one["xc_median_s"] < one["median_s"]
         assert -1.3 < one["energy_hartree"] < -1.0  # H2: −1.17 Ha
+    (more,) = bench("scf", *SMALL[:-1], "3")["results"]
+    for name, runs in run["runs"].items():
+        assert more["runs"][name][:2] == runs  # finished turns are not measured again
+        assert len(more["functionals"][name]["times_s"]) == 3
 
 
 def test_scaling_measures_time_memory_and_the_fast_form(bench):

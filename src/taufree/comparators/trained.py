@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from taufree.comparators.linear_attention import LinearAttention
 from taufree.data.reparent import with_parent
 from taufree.data.store import ReferenceDensity
 from taufree.errors import UserError, WeightsError
-from taufree.evaluation.errors import classic_alpha, compare, errors
+from taufree.evaluation.errors import classic_alpha, compare, errors, exchange_energy
 from taufree.functional import hold
 from taufree.model.storage import read_weights
 from taufree.physics.descriptors import (
@@ -25,7 +26,7 @@ from taufree.physics.descriptors import (
     kinetic_energy_density,
 )
 from taufree.physics.kinetic import DEORBITALIZERS
-from taufree.physics.parents import PARENTS
+from taufree.physics.parents import PARENTS, parent_named
 
 NETWORKS: dict[str, type[nn.Module]] = {
     "expert_transformers": ExpertTransformers,
@@ -88,6 +89,18 @@ class Comparator:
         found = [self.exchange(*c) for c in channels(record)]
         fields = ("exc", "vrho", "vsigma", "vtau")
         return compare(record, *(torch.stack([getattr(x, f) for x in found]) for f in fields))
+
+    def exchange_energy(self, record: ReferenceDensity) -> float:
+        """E_x (Ha) at a density of the parent."""
+        if isinstance(self.network, LinearAttention):
+            alpha = torch.stack([self.alpha(*c) for c in channels(record)])
+            return exchange_energy(parent_named(self.parent), record.density, alpha)
+        found = [self.exchange(*c, derivatives=False).exc for c in channels(record)]
+        return float(record.density.integral(torch.stack(found)))
+
+    def double(self) -> Comparator:
+        """The same network in float64."""
+        return Comparator(copy.deepcopy(self.network).double(), self.name)
 
     def exchange(
         self,

@@ -15,8 +15,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from taufree.comparators.linear_attention import LinearAttention
-from taufree.comparators.trained import Comparator, channels
+from taufree.comparators.trained import Comparator
 from taufree.data.reparent import with_parent
 from taufree.data.store import ReferenceDensity, iter_records
 from taufree.errors import UserError
@@ -24,7 +23,6 @@ from taufree.evaluation.density import MODEL, check_comparators
 from taufree.evaluation.errors import MHA, exchange_energy, model_alpha
 from taufree.functional import Functional
 from taufree.model.storage import load_model
-from taufree.physics.parents import parent_named
 
 SYSTEMS = ("H2CO", "C2H4", "SO")
 """Molecules of the test split that are looked at unless others are named."""
@@ -91,7 +89,7 @@ def evaluate(
     names: Collection[str] | None = None,
     level: int = 1,
 ) -> dict[str, Any]:
-    """Change of E_x (mHa) by every move, for a model in float64 and for networks of others.
+    """Change of E_x (mHa) by every move, for a model and networks of others, all in float64.
 
     Raises
     ------
@@ -105,8 +103,7 @@ def evaluate(
             functional.parent, record.density, model_alpha(functional, record.density)[0]
         )
     }
-    for other in comparators:
-        energies[other.name] = _energy_of(other)
+    energies |= {other.name: other.double().exchange_energy for other in comparators}
     records = iter_records(
         data, names=names or SYSTEMS, levels=[level], density_kinds=["converged"]
     )
@@ -121,18 +118,6 @@ def evaluate(
     if not lines:
         raise UserError(f"{data} holds none of {', '.join(names or SYSTEMS)} at level {level}.")
     return {"model": functional.name, "grid_level": level, "systems": lines}
-
-
-def _energy_of(other: Comparator) -> Callable[[ReferenceDensity], float]:
-    def energy(record: ReferenceDensity) -> float:
-        parts, density = channels(record), record.density
-        if isinstance(other.network, LinearAttention):
-            alpha = torch.stack([other.alpha(*part) for part in parts])
-            return exchange_energy(parent_named(record.parent), density, alpha)
-        found = [other.exchange(*part, derivatives=False).exc for part in parts]
-        return float(density.integral(torch.stack(found)))
-
-    return energy
 
 
 def table(result: dict[str, Any]) -> Table:

@@ -97,7 +97,7 @@ def crystals(
 
 
 @bench.command()
-@reported(resume=AGAIN)
+@reported(resume="With --json, finished turns are kept; the same command goes on.")
 def scf(
     file: Annotated[
         Path | None,
@@ -124,6 +124,7 @@ def scf(
         repeats=repeats,
         max_memory=max_memory,
         say=say,
+        keep=json,
     )
     draw(plot, speed.plot, result)
     return Report(result, speed.table(result), speed.unconverged(result))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import multiprocessing
 import os
 import threading
@@ -67,7 +66,8 @@ def bench_scaling(
     functional = taufree.load_model(setup.model)
     settings = {**asdict(setup), "fingerprint": fingerprint(functional)}
     asked = [(family, n) for family in families for n in sorted(sizes)]
-    kept = [r for r in _kept(keep, settings) if (r["family"], r["asked"]) in asked]
+    kept = measure.kept(keep, "scaling", settings)
+    kept = [r for r in kept if (r["family"], r["asked"]) in asked]
     result: dict[str, Any] = {
         "benchmark": "scaling",
         "conditions": measure.conditions(functional),
@@ -98,18 +98,6 @@ def bench_scaling(
             [r for r in result["results"] if r["family"] == family]
         )
     return result
-
-
-def _kept(keep: Path | None, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """Results of an earlier run with the same settings, where it was interrupted or is finished."""
-    if keep is None or not keep.exists():
-        return []
-    try:
-        before = json.loads(keep.read_text("utf-8"))
-        same = before["benchmark"] == "scaling" and before["settings"] == settings
-        return list(before["results"]) if same else []
-    except (ValueError, KeyError, TypeError):
-        return []
 
 
 def _end_with_parent() -> None:

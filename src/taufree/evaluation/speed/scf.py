@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,11 @@ from matplotlib.figure import Figure
 from pyscf import dft
 from rich.table import Table
 
+from taufree.console import write_json
 from taufree.evaluation.speed import measure, systems
 from taufree.evaluation.speed.measure import Say
 from taufree.functional import Functional
+from taufree.model.storage import fingerprint
 
 DEFAULT: dict[str, Callable[[], Atoms]] = {
     "benzene": systems.benzene,
@@ -32,10 +35,13 @@ def bench_scf(
     repeats: int = 5,
     max_memory: int | None = None,
     say: Say,
+    keep: Path | None = None,
 ) -> dict[str, Any]:
     """Wall times from PySCF's first guess to convergence, in the same process, in turn.
 
-    Grids, density-fitting integrals and all cycles are in it, as a user would wait for them.
+    Grids, density-fitting integrals and all cycles are in it, as a user would wait for them. Every
+    finished turn stands in the file ``keep``, and is taken from there if it was measured with the
+    same settings.
     """
     conditions = measure.conditions(functional)
     if file is None:
@@ -45,16 +51,32 @@ def bench_scf(
     warm_up = Atoms("H2", [(0, 0, 0), (0, 0, 0.74)])  # libraries load at the first call
     for name in (functions := list(measure.mean_fields(warm_up, functional, "def2-svp", 0, None))):
         _converge(warm_up, name, functional, "def2-svp", 0, None)
-    results = []
-    for molecule, atoms in molecules.items():
-        runs: dict[str, list[dict[str, Any]]] = {name: [] for name in functions}
-        for repeat in range(repeats):
-            for name in functions:
-                say(f"{molecule} {basis}: {name}, {repeat + 1} of {repeats}")
-                runs[name].append(_converge(atoms, name, functional, basis, grid_level, max_memory))
-        results.append(_summary(molecule, atoms, basis, grid_level, runs, functional.parent.xc))
     parent = functional.parent.xc
-    return {"benchmark": "scf", "conditions": conditions, "parent": parent, "results": results}
+    settings = {
+        "basis": basis,
+        "grid_level": grid_level,
+        "max_memory": max_memory,
+        "fingerprint": fingerprint(functional),
+        "molecules": {name: _checksum(atoms) for name, atoms in molecules.items()},
+    }
+    done = {one["molecule"]: one for one in measure.kept(keep, "scf", settings)}
+    result: dict[str, Any] = {"benchmark": "scf", "conditions": conditions, "parent": parent}
+    result |= {"settings": settings, "results": list(done.values())}
+    for molecule, atoms in molecules.items():
+        runs = done[molecule]["runs"] if molecule in done else {name: [] for name in functions}
+        for turn in range(len(runs[parent]), repeats):
+            for name in functions:
+                say(f"{molecule} {basis}: {name}, {turn + 1} of {repeats}")
+                runs[name].append(_converge(atoms, name, functional, basis, grid_level, max_memory))
+            done[molecule] = _summary(molecule, atoms, basis, grid_level, runs, parent)
+            result["results"] = list(done.values())
+            if keep:
+                write_json(keep, result)
+    return result
+
+
+def _checksum(atoms: Atoms) -> str:
+    return hashlib.sha256(atoms.numbers.tobytes() + atoms.positions.tobytes()).hexdigest()
 
 
 def _converge(
@@ -124,6 +146,7 @@ def _summary(
         "n_ao": runs[parent][-1]["n_ao"],
         "n_points": runs[parent][-1]["n_points"],
         "functionals": functionals,
+        "runs": runs,
         "ratio_to_parent": {name: f["median_s"] / whole for name, f in functionals.items()},
     }
 
