@@ -264,6 +264,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "split": "validation",
         "model": {"n_layers": 0},
     },
+    "to choose by: converged densities only": {"split": "validation", "converged": True},
     "to choose by: the bundled weights, trained on": {**BUNDLED},
     "to choose by: the bundled weights without encoder, trained on": {
         **BUNDLED,
