@@ -181,7 +181,7 @@ def _evaluate(
 
 
 def _off(other: Comparator, records: Iterable[ReferenceDensity]) -> list[float]:
-    """Signed ΔE_x (mHa); without partial derivatives, which cost twice as much again."""
+    """Signed ΔE_x (mHa), without partial derivatives."""
     ours = (with_parent(record, other.parent) for record in records)
     return [MHA * (other.exchange_energy(r) - float(r.density.integral(r.exc))) for r in ours]
 

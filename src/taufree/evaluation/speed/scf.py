@@ -53,6 +53,7 @@ def bench_scf(
         _converge(warm_up, name, functional, "def2-svp", 0, None)
     parent = functional.parent.xc
     settings = {
+        "on": {key: conditions[key] for key in ("cpu", "threads", "device")},
         "basis": basis,
         "grid_level": grid_level,
         "max_memory": max_memory,
