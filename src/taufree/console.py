@@ -165,6 +165,17 @@ def write_json(path: Path, result: Mapping[str, Any]) -> None:
     write_atomic(path.resolve(), text.encode())
 
 
+def kept(file: Path | None, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """``results`` of an earlier run with the same ``settings``, interrupted or finished."""
+    if file is None or not file.exists():
+        return []
+    try:
+        before = json.loads(file.read_text("utf-8"))
+        return list(before["results"]) if before["settings"] == _plain(settings) else []
+    except (ValueError, KeyError, TypeError):
+        return []
+
+
 def _plain(value: Any) -> Any:
     """Numbers, strings, lists and dictionaries only: JSON knows neither NumPy nor NaN."""
     if isinstance(value, Mapping):

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -10,6 +12,7 @@ from rich.console import Console
 from taufree.console import refuse_picture, write_json
 from taufree.data.systems import registry
 from taufree.errors import UserError
+from taufree.evaluation import density
 from taufree.evaluation.density import COLUMNS, PROTOTYPE, evaluate, table
 from taufree.evaluation.plots import plot_density
 from taufree.functional import Functional
@@ -65,6 +68,33 @@ def test_result_counts_averages_and_names_what_is_missing(
     assert json.loads((tmp_path / "result.json").read_text())["means"]["all molecules"] == means
     plot_density(result, tmp_path / "errors.svg")
     assert (tmp_path / "errors.svg").read_text().count("<svg") == 1
+
+
+def test_an_interrupted_evaluation_goes_on(
+    data: Path, functional: Functional, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = tmp_path / "result.json"
+    with monkeypatch.context() as patched:
+        patched.setattr(density, "load_record", _interrupted_at("LiF", density.load_record))
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(functional, data, "test", LEVEL, keep=kept)
+    whole = evaluate(functional, data, "test", LEVEL)
+    with monkeypatch.context() as patched:
+        patched.setattr(density, "load_record", _interrupted_at("CH", density.load_record))
+        assert evaluate(functional, data, "test", LEVEL, keep=kept) == whole
+    with monkeypatch.context() as patched:  # another level has nothing to go on from
+        patched.setattr(density, "load_record", _interrupted_at("CH", density.load_record))
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(functional, data, "test", LEVEL - 1, keep=kept)
+
+
+def _interrupted_at(name: str, load: Callable[..., Any]) -> Callable[..., Any]:
+    def interrupted(path: Path, *arguments: Any) -> Any:
+        if path.stem.endswith(f"_{name}"):
+            raise KeyboardInterrupt
+        return load(path, *arguments)
+
+    return interrupted
 
 
 def test_what_cannot_be_evaluated_is_refused(

@@ -42,7 +42,7 @@ Comparators = Annotated[
 
 
 @evaluate.command("density")
-@reported(resume=AGAIN)
+@reported(resume="With --json, finished systems are kept; the same command goes on.")
 def evaluate_density(
     folder: Annotated[Path, typer.Argument(help="Folder of the records.")] = Path("data"),
     model: Model = "ms2",
@@ -58,7 +58,7 @@ def evaluate_density(
 
     refuse_picture(plot)
     others = [load_comparator(path) for path in comparator or ()]
-    result = density.evaluate(model, folder, split, grid_level, stderr, others)
+    result = density.evaluate(model, folder, split, grid_level, stderr, others, json)
     if plot:
         plots.plot_density(result, plot)
     return Report({"evaluation": "density", **result}, density.table(result))

@@ -12,6 +12,7 @@ from rich.progress import track
 from rich.table import Table
 
 from taufree.comparators.trained import Comparator
+from taufree.console import kept, write_json
 from taufree.data.reparent import with_parent
 from taufree.data.splits import Split, systems_of
 from taufree.data.store import (
@@ -28,7 +29,7 @@ from taufree.evaluation.errors import MHA, classic_alpha, errors, model_alpha, r
 from taufree.evaluation.thermochemistry import atom, atomization, atoms_of
 from taufree.functional import Functional
 from taufree.hosts.single_point import KCAL_PER_HARTREE
-from taufree.model.storage import load_model
+from taufree.model.storage import fingerprint, load_model, network_fingerprint
 from taufree.physics.kinetic import DEORBITALIZERS
 
 MODEL = "model"
@@ -64,6 +65,7 @@ def evaluate(
     level: int = 3,
     console: Console | None = None,
     comparators: Sequence[Comparator] = (),
+    keep: Path | None = None,
 ) -> dict[str, Any]:
     """Errors of a model and of every other deorbitalizer at the parent's converged densities.
 
@@ -80,6 +82,8 @@ def evaluate(
         Where progress is shown.
     comparators : optional
         Trained networks of others, each a row beside the analytic deorbitalizers.
+    keep : Path, optional
+        JSON file that takes every finished system: the same evaluation goes on there.
 
     Returns
     -------
@@ -107,40 +111,41 @@ def evaluate(
     check_comparators(functional, comparators)
     entries = read_manifest(data)
     chosen = entries_of(data, split)
-    densities: set[str] = set()
-    systems, expert_electrons, max_active = [], [0.0] * functional.network.config.n_experts, 0
+    settings = {
+        "model": fingerprint(functional),
+        "comparators": {other.name: network_fingerprint(other.network) for other in comparators},
+        "split": split,
+        "grid_level": level,
+    }
+    done = {one["sha256"]: one["found"] for one in kept(keep, settings)}
     for entry in track(chosen, "densities", console=console, disable=console is None):
-        for record in load_record(data / entry.file, [level], ["converged"], entry.sha256):
-            densities.add(record.parent)
-            found, electrons, active = _evaluate(functional, record, comparators)
-            if on_the_way := load_record(data / entry.file, None, CYCLES, entry.sha256):
-                moved = [_evaluate(functional, moving, ())[0] for moving in on_the_way]
-                off = {name: [of[name]["de_x_mha"] for of in moved] for name in moved[0]}
-                off |= {other.name: _off(other, on_the_way) for other in comparators}
-                for name, signed in off.items():
-                    found[name]["cycles_mha"] = sum(map(abs, signed)) / len(signed)
-            systems.append(_line(record, found))
-            expert_electrons = [a + b for a, b in zip(expert_electrons, electrons, strict=True)]
-            max_active = max(max_active, active)
+        if entry.sha256 not in done:
+            done[entry.sha256] = _of_entry(functional, comparators, data, entry, level)
+            if keep:
+                results = [{"sha256": key, "found": found} for key, found in done.items()]
+                write_json(keep, {"settings": settings, "results": results})
+    found = [one for entry in chosen for one in done[entry.sha256]]
+    systems = [one["line"] for one in found]
     if not systems:
         raise UserError(
             f"{data} holds no converged density of the {split} split at grid level {level}: run "
             f"`taufree data build {data} --grid-level {level}`, or choose another level."
         )
+    experts = [sum(electrons) for electrons in zip(*(one["experts"] for one in found), strict=True)]
     atom_levels = _add_atomization(functional, comparators, systems, data, entries, level)
     names = {line["name"] for line in systems}
     return {
         "model": functional.name,
         "parent": functional.parent.xc,
-        "densities": sorted(densities),
+        "densities": sorted({one["densities"] for one in found}),
         "split": split,
         "grid_level": level,
         "atom_grid_levels": atom_levels,
         "data": {"folder": data, "checksum": manifest_checksum(entries)},
         "means": _means(systems),
         "routing": {
-            "electron_share": [x / sum(expert_electrons) for x in expert_electrons],
-            "max_active": max_active,
+            "electron_share": [electrons / sum(experts) for electrons in experts],
+            "max_active": max(one["max_active"] for one in found),
         },
         "systems": systems,
         "missing": [s.name for s in systems_of(split) if s.name not in names],
@@ -165,6 +170,30 @@ def check_comparators(functional: Functional, comparators: Sequence[Comparator])
         if other.name in rows:
             raise UserError(f"two rows would be named {other.name}: rename the comparator's file.")
         rows.append(other.name)
+
+
+def _of_entry(
+    functional: Functional, comparators: Sequence[Comparator], data: Path, entry: Entry, level: int
+) -> list[dict[str, Any]]:
+    """A system's converged densities: one, or a crystal's at each volume."""
+    results = []
+    for record in load_record(data / entry.file, [level], ["converged"], entry.sha256):
+        found, experts, active = _evaluate(functional, record, comparators)
+        if on_the_way := load_record(data / entry.file, None, CYCLES, entry.sha256):
+            moved = [_evaluate(functional, moving, ())[0] for moving in on_the_way]
+            off = {name: [of[name]["de_x_mha"] for of in moved] for name in moved[0]}
+            off |= {other.name: _off(other, on_the_way) for other in comparators}
+            for name, signed in off.items():
+                found[name]["cycles_mha"] = sum(map(abs, signed)) / len(signed)
+        results.append(
+            {
+                "line": _line(record, found),
+                "densities": record.parent,
+                "experts": experts,
+                "max_active": active,
+            }
+        )
+    return results
 
 
 def _evaluate(

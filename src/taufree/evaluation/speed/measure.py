@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import json
 import os
 import platform
 import statistics
@@ -134,18 +133,6 @@ def read_or(default: Callable[[], Atoms], path: Path | None) -> tuple[str, Atoms
 def color(name: str) -> str:
     """One colour for each functional in all plots."""
     return COLORS.get(name.split(",")[0], COLORS["parent"])
-
-
-def kept(file: Path | None, benchmark: str, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """Results of an earlier run with the same settings, where it was interrupted or is finished."""
-    if file is None or not file.exists():
-        return []
-    try:
-        before = json.loads(file.read_text("utf-8"))
-        same = before["benchmark"] == benchmark and before["settings"] == settings
-        return list(before["results"]) if same else []
-    except (ValueError, KeyError, TypeError):
-        return []
 
 
 class PeakMemory:

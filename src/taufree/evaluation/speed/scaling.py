@@ -20,7 +20,7 @@ from matplotlib.ticker import ScalarFormatter
 from rich.table import Table
 
 import taufree
-from taufree.console import write_json
+from taufree.console import kept, write_json
 from taufree.errors import UserError
 from taufree.evaluation.speed import measure, systems
 from taufree.evaluation.speed.measure import DEORBITALIZED, GGA, Say
@@ -66,14 +66,13 @@ def bench_scaling(
     functional = taufree.load_model(setup.model)
     settings = {**asdict(setup), "fingerprint": fingerprint(functional)}
     asked = [(family, n) for family in families for n in sorted(sizes)]
-    kept = measure.kept(keep, "scaling", settings)
-    kept = [r for r in kept if (r["family"], r["asked"]) in asked]
+    done = [r for r in kept(keep, settings) if (r["family"], r["asked"]) in asked]
     result: dict[str, Any] = {
         "benchmark": "scaling",
         "conditions": measure.conditions(functional),
         "parent": functional.parent.xc,
         "settings": settings,
-        "results": kept,
+        "results": done,
         "exponents": {},
         "failures": [],
     }

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from pyscf import dft
 from rich.table import Table
 
-from taufree.console import write_json
+from taufree.console import kept, write_json
 from taufree.evaluation.speed import measure, systems
 from taufree.evaluation.speed.measure import Say
 from taufree.functional import Functional
@@ -60,7 +60,7 @@ def bench_scf(
         "fingerprint": fingerprint(functional),
         "molecules": {name: _checksum(atoms) for name, atoms in molecules.items()},
     }
-    done = {one["molecule"]: one for one in measure.kept(keep, "scf", settings)}
+    done = {one["molecule"]: one for one in kept(keep, settings)}
     result: dict[str, Any] = {"benchmark": "scf", "conditions": conditions, "parent": parent}
     result |= {"settings": settings, "results": list(done.values())}
     for molecule, atoms in molecules.items():
