@@ -4,10 +4,10 @@ Among the variants are the designs of 0002: points that read tokens on nuclei (B
 Gaussian attention between points (A), and both together. All see densities of ``KINDS`` on grid
 level 1. Scores: errors at the densities of the test split, and self-consistent ones of the
 prototype systems (the parent's from the folder SCF, as `taufree evaluate scf SCF` leaves them); of
-"to choose by" the same of the validation split and its G2 molecules, on grid level 1; of designs of
-0002 errors of the validation split, how far E_x depends on the grid, and time.
+"to choose by: NAME" the same of the validation split and its G2 molecules, on grid level 1; of
+designs of 0002 errors of the validation split, how far E_x depends on the grid, and time.
 Run: python docs/decisions/0014_ablation.py DATA SCF OUT.json [STEPS] [NAME ...], where a variant's
-NAME may end in ", second seed" or ", third seed".
+NAME may begin with "to choose by: " and end in ", second seed" or ", third seed".
 """
 
 from __future__ import annotations
@@ -236,8 +236,9 @@ def _time(call: Callable[[], object]) -> float:
     return statistics.median(times[1:])
 
 
-BUNDLED = {"split": "validation", "start": "ms2", "training": {"learning_rate": 4e-3}}
+BUNDLED = {"start": "ms2", "training": {"learning_rate": 4e-3}}
 """From the weights of the package, at the rate of the last run that made them."""
+TO_CHOOSE_BY = "to choose by: "
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "the package's": {},
@@ -259,17 +260,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "G2 only, converged: (A) and (B)": {**G2, "network": Pairs, "pairs": True},
     "G2 only, converged: router sees all": {**G2, "network": SeesAll},
     "G2 only, converged: one dense expert": {**G2, "model": {"n_experts": 1}},
-    "to choose by: the package's": {"split": "validation"},
-    "to choose by: no attention between tokens": {
-        "split": "validation",
-        "model": {"n_layers": 0},
-    },
-    "to choose by: converged densities only": {"split": "validation", "converged": True},
-    "to choose by: the bundled weights, trained on": {**BUNDLED},
-    "to choose by: the bundled weights without encoder, trained on": {
-        **BUNDLED,
-        "model": {"n_layers": 0},
-    },
+    "the bundled weights, trained on": BUNDLED,
+    "the bundled weights without encoder, trained on": {**BUNDLED, "model": {"n_layers": 0}},
     "one encoder layer": {"model": {"n_layers": 1}},
     "one head": {"model": {"n_heads": 1}},
     "12 scalars read instead of 24": {"model": {"n_read": 12}},
@@ -279,7 +271,9 @@ SEEDS = {"second seed": 1, "third seed": 2}
 
 
 def variant_of(name: str) -> dict[str, Any]:
-    """The variant of a name, which may end in ", second seed" or ", third seed"."""
+    """The variant of a name, which may begin with "to choose by: " and end in ", second seed"."""
+    if name.startswith(TO_CHOOSE_BY):
+        return {**variant_of(name.removeprefix(TO_CHOOSE_BY)), "split": "validation"}
     base, _, last = name.rpartition(", ")
     if last not in SEEDS:
         return VARIANTS[name]
