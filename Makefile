@@ -16,7 +16,7 @@ help:
 	@echo "make typecheck  mypy --strict on the package"
 	@echo "make check      lint, typecheck and test"
 	@echo "make examples   run every example script"
-	@echo "make weights    data and the trainings that lead to ms2 and r2scan: hours; goes on where it stopped"
+	@echo "make weights    data and trainings of ms2 and r2scan, into the package: many hours; goes on where it stopped"
 	@echo "make venv       only make .venv (PYTHON=python3.12 to choose the interpreter)"
 
 venv: .venv/.installed
@@ -43,6 +43,7 @@ test-slow: venv
 weights: venv
 	$(TAUFREE) data build data
 	for run in ms2-base ms2-relaxed ms2-pseudo ms2 r2scan; do $(TAUFREE) train configs/$$run.toml || exit 1; done
+	cp runs/ms2/ms2.* runs/r2scan/r2scan.* src/taufree/weights/
 
 lint: venv
 	$(BIN)/ruff check .
